@@ -26,7 +26,7 @@ def check_features(
     if x.shape[1]!=w.shape[1]: raise ValueError(f"x: expected {w.shape[1]} columns, as w has, got shape {tuple(x.shape)}")
     if x.device!=w.device: raise ValueError(f"w: expected on {x.device}, where x is, got {w.device}")
 
-# %% ../nbs/00_core.ipynb #868148b7
+# %% ../nbs/00_core.ipynb #0004de5a
 def check_labels(
     y: torch.Tensor, # Labels (N,), integers from 0 to C-1
     n: int, # N
@@ -38,7 +38,8 @@ def check_labels(
     if y.is_floating_point() or y.is_complex() or y.dtype==torch.bool: raise ValueError(f"y: expected integer labels, got {y.dtype}")
     if len(y)!=n: raise ValueError(f"y: expected {n} labels, one a row of x, got {len(y)}")
     y = y.long()
-    if n and (y.amin()<0 or y.amax()>=n_classes):
+    smallest,largest = y.aminmax() if n else (0, 0)
+    if smallest<0 or largest>=n_classes:
         i = ((y<0) | (y>=n_classes)).nonzero()[0].item()
         raise ValueError(f"y: expected labels from 0 to {n_classes-1}, got {y[i].item()} at index {i}")
     return y

@@ -5,31 +5,27 @@
 # %% auto #0
 __all__ = ['HARD_IS', 'avh', 'avc', 'Scores', 'score']
 
-# %% ../nbs/03_scores.ipynb #e0dd132f
+# %% ../nbs/03_scores.ipynb #da8faefe
 import torch
 from dataclasses import dataclass, fields
-from .angles import angle_between, angles
+from .angles import angles
 from .core import check_features, check_labels, check_on_invalid, optional, report_invalid, takes_arrays
-from .engine import angle_blocks, compute_dtype, result_dtype, slices
+from .engine import angle_blocks, compute_dtype
 
-# %% ../nbs/03_scores.ipynb #23e6b161
-def _columns(y, classes):
-    "Which labels lie in this block of classes, and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
+# %% ../nbs/03_scores.ipynb #48d0804a
+def _columns(y, classes, n_classes):
+    "Which labels lie in this block of classes (None: all), and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
+    if classes==slice(0, n_classes): return None,y[:, None]
     here = (y>=classes.start) & (y<classes.stop)
     return here,torch.where(here, y-classes.start, 0)[:, None]
 
-def _exact_label(x, w, y, total, label):
-    "The sum of angles and the angle to the label with the latter made exact, where the engine worked in float32"
-    if compute_dtype(x, w)==torch.float64: return total,label
-    exact = torch.empty_like(label)
-    for rows in slices(len(x), max(1, 2**18//x.shape[1])): exact[rows] = angle_between(x[rows], w[y[rows]])
-    return total-label+exact,exact
+def _choose(here, new, old): return new if here is None else torch.where(here, new.to(old.dtype), old)
 
 def _share(part, total, n_classes):
     "part/total, and 1/C where both are 0: all angles are equal there, and equal angles always have equal shares"
     return torch.where(total==0, 1/n_classes, part/total)
 
-# %% ../nbs/03_scores.ipynb #5d3d09fb
+# %% ../nbs/03_scores.ipynb #e10868f9
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -43,17 +39,18 @@ def avh(
     check_features(x, w); check_on_invalid(on_invalid)
     if y is None: return score(x, w, bias=bias, on_invalid=on_invalid).avh
     y = check_labels(y, len(x), len(w)).to(x.device)
-    total,label = x.new_zeros(2, len(x), dtype=torch.float64)
+    res = x.new_empty(len(x), dtype=compute_dtype(x, w))
     for rows,_,class_blocks in angle_blocks(x, w):
+        total,label = x.new_zeros(2, rows.stop-rows.start, dtype=torch.float64)
         for classes,_,a,_ in class_blocks:
-            total[rows] += a.sum(1, dtype=torch.float64)
-            here,column = _columns(y[rows], classes)
-            label[rows] = torch.where(here, a.gather(1, column)[:, 0].double(), label[rows])
-    report_invalid(total.isnan(), on_invalid)
-    total,label = _exact_label(x, w, y, total, label)
-    return _share(label, total, len(w)).to(result_dtype(x, w))
+            total += a.sum(1)
+            here,column = _columns(y[rows], classes, len(w))
+            label = _choose(here, a.gather(1, column)[:, 0], label)
+        res[rows] = _share(label, total, len(w))
+    report_invalid(res.isnan(), on_invalid)
+    return res
 
-# %% ../nbs/03_scores.ipynb #932e911a
+# %% ../nbs/03_scores.ipynb #d946949a
 @takes_arrays
 @torch.no_grad()
 def avc(
@@ -63,7 +60,7 @@ def avc(
 )->torch.Tensor: # (N, C), rows sum to 1; high where x points along w_c; float32, or float64 if the input is; without gradient
     "Angular visual confidence (pi - A(x, w_c)) / sum_k (pi - A(x, w_k)) (section 5.1); raises `ValueError` on bad shapes or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
-    res = x.new_empty(len(x), len(w), dtype=result_dtype(x, w))
+    res = x.new_empty(len(x), len(w), dtype=compute_dtype(x, w))
     for rows,_,class_blocks in angle_blocks(x, w):
         for classes,_,a,_ in class_blocks: res[rows, classes] = (torch.pi-a).to(res.dtype)
         total = res[rows].sum(1, keepdim=True, dtype=torch.float64)
@@ -101,16 +98,17 @@ class Scores:
         "One row a sample (needs pandas)"
         return optional('pandas', 'study').DataFrame({n: t.cpu().numpy() if isinstance(t, torch.Tensor) else t for n,t in self})
 
-# %% ../nbs/03_scores.ipynb #5cb3a2b3
+# %% ../nbs/03_scores.ipynb #ddb0f6d7
 class _Best2:
     "The two largest values of each row over blocks of columns, and the column of the largest"
     def __init__(self, n, like):
         self.first,self.second = like.new_full((2, n), -torch.inf)
         self.index = torch.full((n,), -1, device=like.device)
     def update(self, values, classes):
-        "Take in a block, which is overwritten; returns which rows have a new best, and its column (N, 1)"
+        "Take in a block; returns which rows have a new best, and its column (N, 1)"
         top,column = values.max(1, keepdim=True)
         runner_up = values.scatter_(1, column, -torch.inf).amax(1)
+        values.scatter_(1, column, top)
         top,new = top[:, 0],top[:, 0]>self.first
         self.second = torch.maximum(torch.maximum(self.second, runner_up), torch.minimum(self.first, top))
         self.first = torch.maximum(self.first, top)
@@ -123,15 +121,15 @@ class _Softmax:
     def __init__(self, n, like):
         self.m = like.new_full((n,), torch.finfo(like.dtype).min)
         self.sum,self.weighted,self.squared = like.new_zeros(3, n)
-    def update(self, z):
+    def update(self, z, e):
+        "Take in a block `z`; it and the scratch block `e` are overwritten"
         m = torch.maximum(self.m, z.amax(1))
         d = self.m-m
         shrink = d.exp()
-        z = z-m[:, None]
-        e = z.exp()
-        self.weighted = shrink*(self.weighted+d*self.sum) + torch.einsum('nc,nc->n', e, z) # sum of e^(z-m) (z-m)
-        self.squared = shrink**2*self.squared + torch.einsum('nc,nc->n', e, e)
+        torch.exp(z.sub_(m[:, None]), out=e)
+        self.weighted = shrink*(self.weighted+d*self.sum) + z.mul_(e).sum(1) # sum of e^(z-m) (z-m)
         self.sum,self.m = shrink*self.sum + e.sum(1),m
+        self.squared = shrink**2*self.squared + e.square_().sum(1)
     def prob(self, z): return (z-self.m).exp()/self.sum
     def log_prob(self, z): return z-self.m-self.sum.log()
     @property
@@ -139,7 +137,7 @@ class _Softmax:
     @property
     def sum_squares(self): return self.squared/self.sum**2
 
-# %% ../nbs/03_scores.ipynb #8f539cb4
+# %% ../nbs/03_scores.ipynb #357fbe5e
 @takes_arrays
 @torch.no_grad()
 def score(
@@ -156,7 +154,7 @@ def score(
     if bias is not None:
         if bias.shape!=(c,): raise ValueError(f"bias: expected shape ({c},), one a class, got {tuple(bias.shape)}")
         bias = bias.to(x.device, dtype)
-    res = {f.name: x.new_empty(n, dtype=result_dtype(x, w)) for f in fields(Scores)}
+    res = {f.name: x.new_empty(n, dtype=dtype) for f in fields(Scores)}
     res['pred'] = torch.empty(n, dtype=torch.int64, device=x.device)
     for rows,x_norm,class_blocks in angle_blocks(x, w, keep_cosines=True):
         k = len(x_norm)
@@ -166,17 +164,15 @@ def score(
         for classes,w_norm,a,cos in class_blocks:
             z = cos.mul_(x_norm[:, None]).mul_(w_norm)
             if bias is not None: z += bias[classes]
-            softmax.update(z)
-            if y is not None: here,column = _columns(y[rows], classes)
-            logit,new,top = (z.gather(1, column)[:, 0] if y is not None else None), *logits.update(z, classes)
-            if y is None: here,column,logit = new,top,logits.first
-            label_logit = torch.where(here, logit, label_logit)
-            label_angle = torch.where(here, a.gather(1, column)[:, 0].double(), label_angle)
-            total += a.sum(1, dtype=torch.float64)
+            here,column = logits.update(z, classes) # what is new is the label's, where the label is the prediction
+            if y is not None: here,column = _columns(y[rows], classes, c)
+            label_logit = _choose(here, z.gather(1, column)[:, 0], label_logit)
+            label_angle = _choose(here, a.gather(1, column)[:, 0], label_angle)
+            total += a.sum(1)
             nearest.update(a.neg_(), classes)
+            softmax.update(z, a)
         label = logits.index if y is None else y[rows]
         other_angle = -nearest.other(label).double()
-        total,label_angle = _exact_label(x[rows], w, label, total, label_angle)
         p = softmax.prob(label_logit)
         block = dict(pred=logits.index, confidence=p, entropy=softmax.entropy, loss=-softmax.log_prob(label_logit),
             el2n=(softmax.sum_squares-2*p+1).clamp_min(0).sqrt(), margin=p-softmax.prob(logits.other(label)),
