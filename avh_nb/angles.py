@@ -20,7 +20,7 @@ def unit_rows(
     # A zero row is 0/0 here and a row with inf is inf/inf: both become NaN, as they should
     return scaled/norm, torch.where(largest>0, largest*norm, largest)[..., 0]
 
-# %% ../nbs/01_angles.ipynb #2421838f
+# %% ../nbs/01_angles.ipynb #ee7d3f9a
 def _half_angle(u, v):
     u,v = unit_rows(u)[0],unit_rows(v)[0]
     return 2*torch.atan2(torch.linalg.vector_norm(u-v, dim=-1), torch.linalg.vector_norm(u+v, dim=-1))
@@ -31,7 +31,7 @@ def angle_between(
     u: torch.Tensor, # (N, D)
     v: torch.Tensor, # (N, D), paired with `u` row by row
 )->torch.Tensor: # (N,) float64, radians from 0 to pi; NaN where a row is zero or not finite
-    "Angle of each row of `u` to the same row of `v`, in float64, by the half-angle form where it is near 0 or pi (section 3, A(u, v))"
+    "Angle of each row of `u` to the same row of `v`, in float64, by the half-angle form where it is near 0 or pi (the paper's A(u, v))"
     if u.shape!=v.shape: raise ValueError(f"v: expected shape {tuple(u.shape)}, as u has, got {tuple(v.shape)}")
     u,v = u.double(),v.double()
     dot,squares = torch.linalg.vecdot(u, v),torch.linalg.vecdot(u, u)*torch.linalg.vecdot(v, v)
@@ -94,14 +94,14 @@ class _Angles(torch.autograd.Function):
             grad_w = (kc.sum(0)[:, None]*wn - k.T@xn)/w_norm[:, None]
         return grad_x, grad_w
 
-# %% ../nbs/01_angles.ipynb #32f360e7
+# %% ../nbs/01_angles.ipynb #7b262b5b
 @takes_arrays
 def angles(
     x: torch.Tensor, # Features (N, D); float16 and bfloat16 are computed and returned in float32
     w: torch.Tensor, # Class vectors (C, D)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
 )->torch.Tensor: # (N, C) radians from 0 to pi, differentiable in both
-    "Angle of every row of `x` to every row of `w` (section 3, A(u, v)); raises `ValueError` on bad shapes or a class vector without direction"
+    "Angle of every row of `x` to every row of `w` (the paper's A(u, v)); raises `ValueError` on bad shapes or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with exact_matmul(x.device): a = _Angles.apply(x.to(dtype), w.to(dtype))

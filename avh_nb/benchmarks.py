@@ -6,9 +6,10 @@
 __all__ = ['SHAPES', 'FUNCTIONS', 'plain_avh', 'made_input', 'interleaved', 'extra_memory', 'reference_avh', 'largest_error',
            'benchmark', 'main']
 
-# %% ../nbs/92_benchmarks.ipynb #d86fef99
-import ctypes, json, os, statistics, subprocess, sys, time
+# %% ../nbs/92_benchmarks.ipynb #750f4347
+import ctypes, os, statistics, subprocess, sys, time
 import torch
+from functools import partial
 from .angles import angle_between
 from .records import device_name
 from .scores import avh, score
@@ -88,7 +89,7 @@ def largest_error(
     truth = reference_avh(x, w, y)
     return ((avh(x, w, y).double()-truth).abs()/truth).max().item()
 
-# %% ../nbs/92_benchmarks.ipynb #bf9fd207
+# %% ../nbs/92_benchmarks.ipynb #8a76464e
 def benchmark(
     shapes=SHAPES, # (N, D, C) each
     rounds: int=7,
@@ -98,7 +99,7 @@ def benchmark(
     rows = []
     for n,d,c in shapes:
         args = made_input(n, d, c)
-        seconds = interleaved({k: (lambda f=f: f(*args)) for k,f in FUNCTIONS.items()}, rounds)
+        seconds = interleaved({k: partial(f, *args) for k,f in FUNCTIONS.items()}, rounds)
         median = {k: statistics.median(v) for k,v in seconds.items()}
         row = dict(shape=(n, d, c), seconds={k: (median[k], min(v), max(v)) for k,v in seconds.items()}, over_mm={k: v/median['mm'] for k,v in median.items()})
         del args

@@ -12,7 +12,7 @@ from .scores import HARD_IS
 from .stats import binned_spearman, bootstrap_spearman, interval, meng_z, spearman
 from scipy import stats
 
-# %% ../nbs/06_human.ipynb #5b6f522c
+# %% ../nbs/06_human.ipynb #ca1473e4
 def _check_counts(counts):
     counts = np.asarray(counts)
     if counts.ndim!=2: raise ValueError(f"counts: expected shape (N, C), got {counts.shape}")
@@ -25,7 +25,7 @@ def human_selection_frequency(
     counts, # Votes (N, C), integers
     y, # Labels (N,)
 )->np.ndarray: # (N,) from 0 to 1; low = hard for people
-    "Share of the annotators who chose the label (section 3, HSF)"
+    "Share of the annotators who chose the label (the paper's HSF)"
     counts,y = _check_counts(counts),np.asarray(y)
     if y.shape!=(len(counts),) or y.dtype.kind not in 'iu': raise ValueError(f"y: expected {len(counts)} integer labels, got {y.dtype} of shape {y.shape}")
     if len(y) and not (0<=y.min() and y.max()<counts.shape[1]): raise ValueError(f"y: expected labels from 0 to {counts.shape[1]-1}, got {y.min()} to {y.max()}")

@@ -91,9 +91,9 @@ def densenet(n_classes=10, bias=True, signed=False, width=1., depth=3):
         for _ in range(depth): layers.append(DenseLayer(n, growth)); n += growth
     return Classifier(nn.Sequential(*layers, nn.BatchNorm2d(n), nn.ReLU(inplace=True), pool_flatten()), n, n_classes, bias, signed)
 
-# %% ../nbs/11_models.ipynb #a1a60529
+# %% ../nbs/11_models.ipynb #911e8fea
 def cnn9(n_classes=10, bias=True, signed=False, width=1., in_channels=3):
-    "CNN-9: three stages of three 3 x 3 convolutions, each halving the image, and one fully connected layer (section 5.2)"
+    "CNN-9: three stages of three 3 x 3 convolutions, each halving the image, and one fully connected layer (the paper's network for domain generalisation)"
     c = [int(width*n) for n in (64, 128, 256)]
     layers,n_in = [],in_channels
     for n in c:

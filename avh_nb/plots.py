@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STYLES', 'style', 'figure', 'plot_intervals', 'plot_curve', 'plot_map']
 
-# %% ../nbs/14_plots.ipynb #820abddc
-import matplotlib.pyplot as plt, numpy as np, seaborn as sns
+# %% ../nbs/14_plots.ipynb #f5019c56
+import matplotlib.pyplot as plt, seaborn as sns
 from contextlib import contextmanager
 
 # %% ../nbs/14_plots.ipynb #649c632b

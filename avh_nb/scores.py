@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['HARD_IS', 'avh', 'avc', 'Scores', 'score']
 
-# %% ../nbs/03_scores.ipynb #da8faefe
+# %% ../nbs/03_scores.ipynb #2c207b57
 import torch
 from dataclasses import dataclass, fields
-from .angles import angles
 from .core import check_features, check_labels, check_on_invalid, optional, report_invalid, takes_arrays
 from .engine import angle_blocks, compute_dtype
 
@@ -25,7 +24,7 @@ def _share(part, total, n_classes):
     "part/total, and 1/C where both are 0: all angles are equal there, and equal angles always have equal shares"
     return torch.where(total==0, 1/n_classes, part/total)
 
-# %% ../nbs/03_scores.ipynb #e10868f9
+# %% ../nbs/03_scores.ipynb #16b20baa
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -35,7 +34,7 @@ def avh(
     bias: torch.Tensor=None, # Bias of the head (C,), used only to find the predicted class where `y` is None
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
 )->torch.Tensor: # (N,) from 0 (easy) to 1, 1/C if all classes are equally far; float32, or float64 if the input is; without gradient
-    "Angular visual hardness A(x, w_y) / sum_c A(x, w_c) (definition 2); raises `ValueError` on bad shapes or labels or a class vector without direction"
+    "Angular visual hardness A(x, w_y) / sum_c A(x, w_c) (the paper's definition of AVH); raises `ValueError` on bad shapes or labels or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
     if y is None: return score(x, w, bias=bias, on_invalid=on_invalid).avh
     y = check_labels(y, len(x), len(w)).to(x.device)
@@ -50,7 +49,7 @@ def avh(
     report_invalid(res.isnan(), on_invalid)
     return res
 
-# %% ../nbs/03_scores.ipynb #d946949a
+# %% ../nbs/03_scores.ipynb #dae0f5af
 @takes_arrays
 @torch.no_grad()
 def avc(
@@ -58,7 +57,7 @@ def avc(
     w: torch.Tensor, # Class vectors (C, D)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
 )->torch.Tensor: # (N, C), rows sum to 1; high where x points along w_c; float32, or float64 if the input is; without gradient
-    "Angular visual confidence (pi - A(x, w_c)) / sum_k (pi - A(x, w_k)) (section 5.1); raises `ValueError` on bad shapes or a class vector without direction"
+    "Angular visual confidence (pi - A(x, w_c)) / sum_k (pi - A(x, w_k)) (the paper's AVC, of its self-training section); raises `ValueError` on bad shapes or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
     res = x.new_empty(len(x), len(w), dtype=compute_dtype(x, w))
     for rows,_,class_blocks in angle_blocks(x, w):

@@ -1,0 +1,40 @@
+# The first call of any target makes .venv and installs; later calls do not.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: paper test docs notebooks lab rebuild bench lint readme
+
+paper: $(READY) ## Execute the paper's notebooks in copies, build the site, print the table of claims
+	avh_site paper
+
+test: $(READY) ## Every notebook and every test
+	pytest -n 2
+
+docs: $(READY) ## Build the site from the notebooks as they are
+	avh_site docs
+
+notebooks: $(READY) ## Execute all notebooks in place, clean them, write README.md
+	avh_site notebooks
+
+readme: $(READY) ## Write README.md from nbs/index.ipynb
+	avh_site readme
+
+lab: $(READY) ## Open JupyterLab on the notebooks
+	jupyter lab nbs
+
+rebuild: $(READY) ## Extend the records of a study: make rebuild STUDY=human
+	avh_rebuild $(STUDY)
+
+bench: $(READY) ## What a score costs beside torch.mm, and how right it is
+	avh_bench
+
+lint: $(READY)
+	ruff check
+
+$(READY): settings.ini setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
