@@ -9,7 +9,7 @@ __all__ = ['SAFE', 'CHUNK', 'unit_rows', 'angle_between', 'arccos_', 'angles']
 import torch
 from .core import check_features, check_class_norms, exact_matmul, report_invalid, check_on_invalid, takes_arrays
 
-# %% ../nbs/01_angles.ipynb #81dd3138
+# %% ../nbs/01_angles.ipynb #6ee46ee5
 def unit_rows(
     u: torch.Tensor, # (..., D)
 )->tuple: # Unit vectors (..., D), and norms (...,); NaN directions for zero or non-finite rows
@@ -20,7 +20,7 @@ def unit_rows(
     # A zero row is 0/0 here and a row with inf is inf/inf: both become NaN, as they should
     return scaled/norm, torch.where(largest>0, largest*norm, largest)[..., 0]
 
-# %% ../nbs/01_angles.ipynb #ee7d3f9a
+# %% ../nbs/01_angles.ipynb #2f7bb22d
 def _half_angle(u, v):
     u,v = unit_rows(u)[0],unit_rows(v)[0]
     return 2*torch.atan2(torch.linalg.vector_norm(u-v, dim=-1), torch.linalg.vector_norm(u+v, dim=-1))
@@ -42,7 +42,7 @@ def angle_between(
     if poor.any(): a[poor] = _half_angle(u[poor], v[poor])
     return a
 
-# %% ../nbs/01_angles.ipynb #caba91db
+# %% ../nbs/01_angles.ipynb #3a0c3ffc
 SAFE = {torch.float32: (-0.9, 0.6), torch.float64: (1e-6-1, 1-1e-6)} # cosines whose arccos is good enough
 CHUNK = 2**17 # numbers that are held in float64 at a time
 
@@ -68,7 +68,7 @@ def arccos_(
         for i,j in (p.unbind(1) for p in poor.nonzero().split(max(1, CHUNK//x.shape[1]))): out[i, j] = angle_between(x[i], w[j]).to(out.dtype)
     return out
 
-# %% ../nbs/01_angles.ipynb #8bab9c6d
+# %% ../nbs/01_angles.ipynb #8c8f2377
 class _Angles(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w):
@@ -94,7 +94,7 @@ class _Angles(torch.autograd.Function):
             grad_w = (kc.sum(0)[:, None]*wn - k.T@xn)/w_norm[:, None]
         return grad_x, grad_w
 
-# %% ../nbs/01_angles.ipynb #7b262b5b
+# %% ../nbs/01_angles.ipynb #43a01eb8
 @takes_arrays
 def angles(
     x: torch.Tensor, # Features (N, D); float16 and bfloat16 are computed and returned in float32

@@ -11,7 +11,7 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #526c4b26
+# %% ../nbs/90_cli.ipynb #5095254c
 STUDIES = ('human',)
 
 def study_module(name):
@@ -33,10 +33,11 @@ def avh_rebuild(
     done = {run_key(r) for r in read_records(study)}
     todo = [(c, s) for c,s in grid if run_key(dict(study=study, config=c, seed=s)) not in done]
     print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded')
-    if dry or not todo: return
+    if dry: return
     missing = [n for n in module.NEEDS if not available(n)]
     if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
     run_study(study, todo, module.run, device)
+    if part=='all': run_study(f'{study}_alignment', module.summaries(seeds), module.align)
 
 # %% ../nbs/90_cli.ipynb #aab55213
 @call_parse

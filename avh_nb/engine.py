@@ -10,7 +10,7 @@ import torch
 from .angles import arccos_, unit_rows
 from .core import check_class_norms, exact_matmul
 
-# %% ../nbs/02_engine.ipynb #1c8ba41c
+# %% ../nbs/02_engine.ipynb #ee9c7c1f
 BLOCK = 2**24 # bytes of the buffers: 16 MB stays in the last cache of most processors, and makes few calls of the work
 
 def compute_dtype(x, w):
@@ -30,7 +30,7 @@ def block_shape(
     height = max(1, min(n, 4096, 4*entries//d))
     return height, max(1, min(c, entries//max(height, d)))
 
-# %% ../nbs/02_engine.ipynb #589e6f36
+# %% ../nbs/02_engine.ipynb #dab87d44
 def _block_norms(
     x: torch.Tensor, # A block of features (B, D) in the dtype of computation
 )->tuple: # The features, rescaled to length 1 where their square is out of range; their norm as it now is; the true norm (0 or non-finite: no direction)
@@ -43,7 +43,7 @@ def _block_norms(
     norm[odd] = 1.
     return x,norm,true
 
-# %% ../nbs/02_engine.ipynb #9aec8ad1
+# %% ../nbs/02_engine.ipynb #3591cdcb
 @torch.no_grad()
 def angle_blocks(
     x: torch.Tensor, # Features (N, D)

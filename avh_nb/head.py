@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .core import check_on_invalid, report_invalid
 from .scores import Scores, score
 
-# %% ../nbs/04_head.ipynb #44786029
+# %% ../nbs/04_head.ipynb #9752d22c
 def unpack_batch(
     batch, # (x, y), x, or a mapping of arguments
     device='cpu',
@@ -46,7 +46,7 @@ def _evaluating(model):
 
 def _device(model): return next((p.device for p in model.parameters()), torch.device('cpu'))
 
-# %% ../nbs/04_head.ipynb #c53773f9
+# %% ../nbs/04_head.ipynb #8fab68f6
 @torch.no_grad()
 def find_head(
     model: nn.Module, # A classifier
@@ -70,7 +70,7 @@ def find_head(
         "What works: a classifier that ends in one nn.Linear on one feature vector a sample; `head=` with the name of such a layer; "
         "or avh_nb.score(features, class_vectors, labels) with features of your own")
 
-# %% ../nbs/04_head.ipynb #2d72e46d
+# %% ../nbs/04_head.ipynb #c75252d2
 @torch.no_grad()
 def score_batches(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own

@@ -12,7 +12,7 @@ from .scores import HARD_IS
 from .stats import binned_spearman, bootstrap_spearman, interval, meng_z, spearman
 from scipy import stats
 
-# %% ../nbs/06_human.ipynb #ca1473e4
+# %% ../nbs/06_human.ipynb #d417424d
 def _check_counts(counts):
     counts = np.asarray(counts)
     if counts.ndim!=2: raise ValueError(f"counts: expected shape (N, C), got {counts.shape}")
@@ -38,7 +38,7 @@ def human_entropy(
     p = _check_counts(counts)/np.asarray(counts).sum(1, keepdims=True)
     return -np.where(p>0, p*np.log(np.where(p>0, p, 1)), 0).sum(1)
 
-# %% ../nbs/06_human.ipynb #972b67d5
+# %% ../nbs/06_human.ipynb #eeb0db56
 def noise_ceiling(
     counts, # Votes (N, C), integers, at least 2 an image
     y, # Labels (N,)
@@ -58,7 +58,7 @@ def noise_ceiling(
     r = float(np.mean(r))
     return dict(split_half=r, reliability=2*r/(1+r), ceiling=(2*r/(1+r))**.5)
 
-# %% ../nbs/06_human.ipynb #b878b662
+# %% ../nbs/06_human.ipynb #a9788abe
 def alignment(
     scores: dict, # name to (N,) values: a `Scores`, or any mapping
     human, # (N,) from 0 to 1, high = easy
@@ -79,8 +79,9 @@ def alignment(
     for i,(k,v) in enumerate(easy.items()):
         low,high = interval(draws[:, i])
         dlow,dhigh = interval(draws[:, i]-draws[:, at])
+        with np.errstate(divide='ignore'): fisher = np.arctanh(rho[k])
         z = meng_z(rho[k], rho[reference], spearman(v, easy[reference]), len(human))
-        rows.append(dict(score=k, rho=rho[k], low=low, high=high, z=np.arctanh(rho[k]),
+        rows.append(dict(score=k, rho=rho[k], low=low, high=high, z=fisher,
             **{f'bin {j+1}': r for j,r in enumerate(binned_spearman(v, human))},
             difference=rho[k]-rho[reference], difference_low=dlow, difference_high=dhigh, p=2*stats.norm.sf(abs(z))))
     return optional('pandas', 'study').DataFrame(rows).set_index('score')

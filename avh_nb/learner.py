@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from .data import Images
 
-# %% ../nbs/12_learner.ipynb #4961cde6
+# %% ../nbs/12_learner.ipynb #b00f7e25
 class Normalise:
     "Bytes to floats of mean 0 and variance 1 in each channel, by the statistics of the training images"
     def __init__(self, images: Images):
@@ -28,7 +28,7 @@ def mirror(x, generator):
     "Mirror each image left to right with probability one half"
     return torch.where(torch.rand(len(x), generator=generator).view(-1, 1, 1, 1)<.5, x.flip(3), x)
 
-# %% ../nbs/12_learner.ipynb #012885c3
+# %% ../nbs/12_learner.ipynb #f62e46fe
 def save_checkpoint(path, model, optimizer, scheduler, info: dict):
     "Write model, optimizer, schedule and `info` (JSON) to one safetensors file, all or nothing"
     tensors = {f'model.{k}': v for k,v in model.state_dict().items()}
@@ -59,7 +59,7 @@ def load_checkpoint(path, model, optimizer, scheduler)->dict: # `info` as it was
     scheduler.load_state_dict(header['scheduler'])
     return header['info']
 
-# %% ../nbs/12_learner.ipynb #fe636549
+# %% ../nbs/12_learner.ipynb #82364fab
 class Learner:
     "Trains a classifier on images in memory: SGD with momentum, one cycle of the learning rate, callbacks after each epoch"
     def __init__(self,

@@ -9,11 +9,11 @@ __all__ = ['STYLES', 'style', 'figure', 'plot_intervals', 'plot_curve', 'plot_ma
 import matplotlib.pyplot as plt, seaborn as sns
 from contextlib import contextmanager
 
-# %% ../nbs/14_plots.ipynb #649c632b
+# %% ../nbs/14_plots.ipynb #296ea4a0
 _colour = sns.color_palette('colorblind').as_hex()
 STYLES = {
     'avh': dict(label='AVH', color=_colour[0], marker='o', ls='-'),
-    'avh_centred': dict(label='AVH, centred', color=_colour[9], marker='h', ls='-'),
+    'avh_centred_features': dict(label='AVH, mean feature subtracted', color=_colour[9], marker='h', ls='-.'),
     'angular_gap': dict(label='angular gap', color=_colour[2], marker='^', ls='-'),
     'confidence': dict(label='confidence', color=_colour[3], marker='s', ls='--'),
     'entropy': dict(label='entropy', color=_colour[1], marker='D', ls='--'),

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tqdm.auto import tqdm
 
-# %% ../nbs/15_records.ipynb #10ae09e5
+# %% ../nbs/15_records.ipynb #7a2d4d19
 def results_folder()->Path:
     "`results` in the checkout that holds the current folder; `AVH_RESULTS` overrides it"
     if os.environ.get('AVH_RESULTS'): return Path(os.environ['AVH_RESULTS'])
@@ -52,7 +52,7 @@ def append_record(
         f.write((json.dumps(record, allow_nan=False)+'\n').encode())
         f.flush(); os.fsync(f.fileno())
 
-# %% ../nbs/15_records.ipynb #d16459b6
+# %% ../nbs/15_records.ipynb #dfdbfbe4
 def _commit():
     def git(*args): return subprocess.run(['git', *args], capture_output=True, text=True, cwd=Path(avh_nb.__file__).parent).stdout.strip()
     try: return git('rev-parse', 'HEAD') + ('+changes' if git('status', '--porcelain', '--untracked-files=no', '--', '*.py', '*.ipynb') else '')
@@ -76,7 +76,7 @@ def as_frame(
     "Records as a table"
     return pd.DataFrame([dict(**r['config'], seed=r['seed'], **r['metrics'], seconds=r.get('seconds')) for r in records])
 
-# %% ../nbs/15_records.ipynb #9dcb6d6f
+# %% ../nbs/15_records.ipynb #0bffac32
 def run_study(
     study: str, # Name, as in results/<study>.jsonl
     grid: list, # Of (config, seed)

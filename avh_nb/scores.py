@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from .core import check_features, check_labels, check_on_invalid, optional, report_invalid, takes_arrays
 from .engine import angle_blocks, compute_dtype
 
-# %% ../nbs/03_scores.ipynb #48d0804a
+# %% ../nbs/03_scores.ipynb #16afd5d4
 def _columns(y, classes, n_classes):
     "Which labels lie in this block of classes (None: all), and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
     if classes==slice(0, n_classes): return None,y[:, None]
@@ -24,7 +24,7 @@ def _share(part, total, n_classes):
     "part/total, and 1/C where both are 0: all angles are equal there, and equal angles always have equal shares"
     return torch.where(total==0, 1/n_classes, part/total)
 
-# %% ../nbs/03_scores.ipynb #16b20baa
+# %% ../nbs/03_scores.ipynb #0654122d
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -49,7 +49,7 @@ def avh(
     report_invalid(res.isnan(), on_invalid)
     return res
 
-# %% ../nbs/03_scores.ipynb #dae0f5af
+# %% ../nbs/03_scores.ipynb #15da086a
 @takes_arrays
 @torch.no_grad()
 def avc(
@@ -67,7 +67,7 @@ def avc(
     report_invalid(res[:, 0].isnan(), on_invalid)
     return res
 
-# %% ../nbs/03_scores.ipynb #167b260a
+# %% ../nbs/03_scores.ipynb #6acb2d52
 HARD_IS = dict(confidence='low', entropy='high', loss='high', el2n='high', margin='low', norm='low', angle='high', avh='high', avc='low', angular_gap='low')
 
 @dataclass(repr=False)
@@ -97,7 +97,7 @@ class Scores:
         "One row a sample (needs pandas)"
         return optional('pandas', 'study').DataFrame({n: t.cpu().numpy() if isinstance(t, torch.Tensor) else t for n,t in self})
 
-# %% ../nbs/03_scores.ipynb #ddb0f6d7
+# %% ../nbs/03_scores.ipynb #28d07054
 class _Best2:
     "The two largest values of each row over blocks of columns, and the column of the largest"
     def __init__(self, n, like):
@@ -136,7 +136,7 @@ class _Softmax:
     @property
     def sum_squares(self): return self.squared/self.sum**2
 
-# %% ../nbs/03_scores.ipynb #357fbe5e
+# %% ../nbs/03_scores.ipynb #fb333b4f
 @takes_arrays
 @torch.no_grad()
 def score(

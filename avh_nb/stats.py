@@ -11,7 +11,7 @@ import numpy as np
 from dataclasses import dataclass
 from scipy import stats
 
-# %% ../nbs/05_stats.ipynb #983855e6
+# %% ../nbs/05_stats.ipynb #d5ae35fb
 def _pair(a, b, names=('a', 'b')):
     a,b = np.asarray(a, float),np.asarray(b, float)
     for name,v in zip(names, (a, b)):
@@ -30,7 +30,7 @@ def spearman(
     norm = np.sqrt((a@a)*(b@b))
     return float(a@b/norm) if len(a)>1 and norm>0 else float('nan')
 
-# %% ../nbs/05_stats.ipynb #eeea7117
+# %% ../nbs/05_stats.ipynb #3cd283f9
 def _counts(n, n_boot, seed):
     "Draws with replacement, as counts: `n_boot` times (n,)"
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def interval(
     "The central interval that holds `level` of the draws"
     return np.quantile(draws, [(1-level)/2, (1+level)/2], axis=0)
 
-# %% ../nbs/05_stats.ipynb #6e1463c9
+# %% ../nbs/05_stats.ipynb #1a7e6d21
 def mean_interval(
     values, # One a seed, at least 2
     level: float=0.95,
@@ -82,7 +82,7 @@ def mean_interval(
     half = stats.t.ppf((1+level)/2, len(values)-1)*values.std(ddof=1)/len(values)**.5
     return values.mean(),values.mean()-half,values.mean()+half
 
-# %% ../nbs/05_stats.ipynb #302ea4e4
+# %% ../nbs/05_stats.ipynb #7cc8ca79
 @dataclass
 class Comparison:
     "How much better one score follows `human` than another on the same images"
@@ -104,7 +104,7 @@ def meng_z(
     r = (r1**2+r2**2)/2
     f = min(1, (1-r12)/(2*(1-r)))
     h = (1-f*r)/(1-r)
-    return float((np.arctanh(r1)-np.arctanh(r2))*np.sqrt((n-3)/(2*(1-r12)*h)))
+    with np.errstate(divide='ignore'): return float((np.arctanh(r1)-np.arctanh(r2))*np.sqrt((n-3)/(2*(1-r12)*h))) # infinite where one is perfect
 
 def compare_dependent(
     a, # (N,) a score that should grow with `human`
@@ -120,7 +120,7 @@ def compare_dependent(
     z = meng_z(ra, rb, rab, len(np.asarray(human)))
     return Comparison(ra-rb, float(low), float(high), z, float(2*stats.norm.sf(abs(z))))
 
-# %% ../nbs/05_stats.ipynb #77f56a4e
+# %% ../nbs/05_stats.ipynb #ecb13003
 def partial_spearman(
     a, # (N,)
     b, # (N,)
@@ -132,7 +132,7 @@ def partial_spearman(
     a,b = (r-design@np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2])
     return float(a@b/np.sqrt((a@a)*(b@b)))
 
-# %% ../nbs/05_stats.ipynb #d7d0c69b
+# %% ../nbs/05_stats.ipynb #8669ecc9
 BIN_EDGES = (0., .2, .4, .6, .8, 1.)
 
 def bin_index(

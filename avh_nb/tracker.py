@@ -11,7 +11,7 @@ import pandas as pd
 from pathlib import Path
 from .scores import score
 
-# %% ../nbs/13_tracker.ipynb #4c3b5971
+# %% ../nbs/13_tracker.ipynb #ef2f169f
 class Tracker:
     "Callback: scores a held-out set after each epoch and writes `epoch-NNN.parquet` to a folder"
     def __init__(self,

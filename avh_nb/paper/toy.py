@@ -6,14 +6,14 @@
 __all__ = ['CENTRES', 'BOUNDS', 'SCORES', 'clouds', 'ToyNet', 'trained', 'scores_at', 'draw_features', 'draw_maps',
            'toy_correlations', 'claims']
 
-# %% ../../nbs/paper/30_toy.ipynb #effe442d
+# %% ../../nbs/paper/30_toy.ipynb #bac22861
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
-from ..plots import figure, plot_curve, plot_map
+from ..plots import figure, plot_map
 from ..scores import HARD_IS, score
 from ..stats import mean_interval, spearman
 
-# %% ../../nbs/paper/30_toy.ipynb #4dc69d3b
+# %% ../../nbs/paper/30_toy.ipynb #19c31f19
 CENTRES = np.array([[0., 1.4], [-1.3, -.8], [1.3, -.8]])
 
 def clouds(n, rng):
@@ -46,7 +46,7 @@ def scores_at(net, x, y=None):
     "Scores of points of the plane"
     return score(net.body(torch.as_tensor(x)), net.head.weight, None if y is None else torch.as_tensor(y))
 
-# %% ../../nbs/paper/30_toy.ipynb #22220f99
+# %% ../../nbs/paper/30_toy.ipynb #f8110ce3
 def draw_features(ax, net, x, y):
     "The plane of features: points, and the class vectors as arrows"
     with torch.no_grad(): f = net.body(torch.as_tensor(x)).numpy()
@@ -54,22 +54,22 @@ def draw_features(ax, net, x, y):
     reach = np.abs(f).max()
     for c,w in enumerate(net.head.weight.detach().numpy()):
         w = .9*reach*w/np.linalg.norm(w)
-        ax.annotate('', w, (0, 0), arrowprops=dict(arrowstyle='->', lw=1.5)); ax.annotate(f'$w_{c}$', w*1.06)
-    ax.set(xlabel='feature 1', ylabel='feature 2', aspect='equal'); ax.legend()
+        ax.quiver(0, 0, *w, angles='xy', scale_units='xy', scale=1, width=.007, zorder=3); ax.annotate(f'$w_{c}$', w*1.06)
+    ax.set(xlabel='feature 1', ylabel='feature 2', aspect='equal', xlim=(-1.1*reach, 1.1*reach), ylim=(-1.1*reach, 1.1*reach)); ax.legend()
 
-# %% ../../nbs/paper/30_toy.ipynb #6d6dc107
+# %% ../../nbs/paper/30_toy.ipynb #2c9a2efb
 def draw_maps(net, x, y, n=120, size=3.6):
     "Heat maps over raw data: AVH, norm and confidence of the predicted class, with the points on top"
     grid = np.linspace(-size, size, n, dtype=np.float32)
     s = scores_at(net, np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2))
-    with figure(1, 3, size=(4, 3.4), sharey=True) as (fig,axes):
+    with figure(1, 3, size=(2.7, 2.3), sharey=True) as (fig,axes):
         for ax,(name,label) in zip(axes, dict(avh='AVH', norm='norm of x', confidence='confidence').items()):
             plot_map(ax, getattr(s, name).reshape(n, n), (-size, size)*2, label)
             for c,marker in enumerate('os^'): ax.plot(*x[y==c].T, marker, ms=2.5, mfc='white', mec='black', mew=.4)
             ax.set(xlabel='raw 1', xlim=(-size, size), ylim=(-size, size))
         axes[0].set_ylabel('raw 2')
 
-# %% ../../nbs/paper/30_toy.ipynb #2b3ed84b
+# %% ../../nbs/paper/30_toy.ipynb #e0a2bd9d
 BOUNDS = (.6, .7, .8, .9, .95, .99, 1.)
 SCORES = ('avh', 'confidence', 'norm')
 
@@ -84,7 +84,7 @@ def toy_correlations(n_seeds=10, n=2000):
         for b in BOUNDS: rows.append(dict(seed=seed, bound=b, **{k: spearman(v[truth<=b], truth[truth<=b]) for k,v in easy.items()}))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/paper/30_toy.ipynb #a0433c83
+# %% ../../nbs/paper/30_toy.ipynb #a1950c51
 def claims():
     "What the picture shows, in numbers: (claim, published, here, holds)"
     t,said,signs = toy_correlations(),[],set()

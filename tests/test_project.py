@@ -1,0 +1,89 @@
+"The package is what the notebooks export, the README what index says, the site has no broken link, the commands answer."
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+import nbformat, pytest
+from avh_nb.site import check_site, readme
+
+ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
+IGNORE = shutil.ignore_patterns('.git', '.venv', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints', '*.egg-info', '.hypothesis')
+
+def run(*command, cwd=ROOT, **env): return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+@pytest.fixture
+def copy(tmp_path): return shutil.copytree(ROOT, tmp_path/'copy', symlinks=True, ignore=IGNORE)
+
+def files(folder, *patterns): return {p.relative_to(folder): p.read_bytes() for pattern in patterns for p in sorted(folder.rglob(pattern)) if '__pycache__' not in p.parts}
+
+def test_export_and_clean_leave_no_difference(copy):
+    before = files(copy, 'nbs/**/*.ipynb', 'avh_nb/**/*.py')
+    for command in ('nbdev_export', 'nbdev_clean'):
+        done = run(BIN/command, cwd=copy)
+        assert done.returncode==0, done.stderr
+    after = files(copy, 'nbs/**/*.ipynb', 'avh_nb/**/*.py')
+    assert before.keys()==after.keys()
+    assert [str(k) for k in before if before[k]!=after[k]]==[]
+
+def test_a_notebook_imports_only_from_lower_numbers():
+    number = {}
+    for p in (ROOT/'nbs').rglob('[0-9][0-9]_*.ipynb'): number[('paper.' if p.parent.name=='paper' else '')+p.stem[3:]] = int(p.stem[:2])
+    for path in (ROOT/'avh_nb').rglob('*.py'):
+        name = '.'.join(path.relative_to(ROOT/'avh_nb').with_suffix('').parts)
+        if name not in number: continue
+        for dots,module in re.findall(r'^from (\.+)([\w.]+) import', path.read_text(), flags=re.M):
+            target = module if len(dots)==1+name.count('.') else 'paper.'+module
+            assert number[target]<number[name], f'{name} imports {target}'
+
+def test_readme_is_index(tmp_path):
+    ini = dict(l.split(' = ', 1) for l in (ROOT/'settings.ini').read_text().splitlines() if ' = ' in l)
+    made = readme(ROOT/'nbs/index.ipynb', tmp_path/'nbs/images', ini['doc_host']+ini['doc_baseurl'], tmp_path) if (tmp_path/'nbs').mkdir() is None else ''
+    assert made==(ROOT/'README.md').read_text(encoding='utf-8')
+
+def test_readme_names_commands_that_exist():
+    text,makefile = (ROOT/'README.md').read_text(encoding='utf-8'),(ROOT/'Makefile').read_text()
+    targets = set(re.findall(r'\bmake (\w+)', text))
+    assert targets>={'paper', 'test', 'lab'}
+    for t in targets: assert re.search(rf'^{t}:', makefile, flags=re.M), t
+    for command in set(re.findall(r'`(avh_\w+)', text)): assert (BIN/command).exists() or command=='avh_nb', command
+    for link in re.findall(r'\]\((?!http)([^)#]+)\)', text): assert (ROOT/link).exists(), link
+
+def test_the_readmes_python_runs():
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)
+    assert len(blocks)>=3
+    exec('\n'.join(blocks[:3]), {})
+
+def test_committed_notebooks_are_small_and_executed():
+    for path in (ROOT/'nbs').rglob('*.ipynb'):
+        if '.ipynb_checkpoints' in path.parts: continue
+        nb = nbformat.read(path, as_version=4)
+        for cell in nb.cells:
+            for out in cell.get('outputs', []):
+                for data in out.get('data', {}).values(): assert len(str(data))<1.4*200_000, f'{path}: an output over 200 KB'
+        drawn = [c for c in nb.cells if c.cell_type=='code' and '#| label: fig-' in c.source]
+        for c in drawn:
+            assert any('image/png' in o.get('data', {}) for o in c.outputs), f'{path}: a figure without its picture'
+            assert 'fig-cap' in c.source, f'{path}: a figure without a caption'
+
+@pytest.mark.skipif(sys.version_info<(3, 11) and not shutil.which('quarto'), reason='no renderer')
+def test_the_site_builds_without_broken_links(copy):
+    done = run(BIN/'avh_site', 'docs', cwd=copy)
+    assert done.returncode==0, done.stdout+done.stderr
+    assert ' 0 broken' in done.stdout
+    notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
+    for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
+    page = (copy/'_docs'/'paper'/'31_human.html').read_text(encoding='utf-8')
+    assert page.count('<img')>=4 and 'alt=""' not in page
+    (copy/'_docs'/'index.html').write_text('<a href="nowhere.html">x</a>')
+    assert check_site(copy/'_docs')['broken']==['index.html: nowhere.html']
+
+def test_rebuild_says_what_is_recorded(tmp_path):
+    done = run(BIN/'avh_rebuild', 'human', '--dry', AVH_DATA=str(tmp_path))
+    assert done.returncode==0 and re.search(r'human: (\d+) of (\d+) runs are recorded', done.stdout)
+
+def test_rebuild_without_data_says_in_one_line_what_is_missing(tmp_path):
+    done = run(BIN/'avh_rebuild', 'human', AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))
+    assert done.returncode==1 and done.stderr.strip().count('\n')==0
+    assert 'human needs cifar10 and cifar10h' in done.stderr and 'avh_data cifar10 cifar10h' in done.stderr
+
+def test_data_lists_what_is_there(tmp_path):
+    done = run(BIN/'avh_data', AVH_DATA=str(tmp_path))
+    assert done.returncode==0 and done.stdout.count('missing')==4

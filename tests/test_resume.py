@@ -1,0 +1,69 @@
+"A run that is killed and resumed ends where an unbroken one ends."
+import json, os, signal, subprocess, sys, time
+import pytest, torch
+from avh_nb.tracker import read_trace
+from safetensors.torch import load_file
+
+SCRIPT = '''
+import sys, time, torch
+from avh_nb.data import digits
+from avh_nb.learner import Learner, mirror
+from avh_nb.models import small_cnn
+from avh_nb.tracker import Tracker
+folder, slow = sys.argv[1], float(sys.argv[2])
+
+class Slow:
+    def after_epoch(self, learner): time.sleep(slow)
+
+torch.set_num_threads(1)
+train, test = digits().split(.8)
+torch.manual_seed(0)
+Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[Tracker(test, folder+'/trace'), Slow()],
+    checkpoint=folder+'/run.safetensors', progress=False).fit()
+'''
+
+def start(folder, slow): return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder), str(slow)], start_new_session=True)
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic()+seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic()<end, f'{path} did not come'
+        time.sleep(.02)
+
+@pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
+def test_sigkill_and_resume(tmp_path):
+    whole,broken = tmp_path/'whole',tmp_path/'broken'
+    whole.mkdir(); broken.mkdir()
+    assert start(whole, 0).wait()==0
+    for epoch in (2, 4): # killed twice, each time after the trace of an epoch was written and before its checkpoint
+        p = start(broken, 1.)
+        wait_for(broken/'trace'/f'epoch-{epoch:03d}.parquet', p)
+        os.killpg(p.pid, signal.SIGKILL); p.wait()
+    assert sorted(read_trace(broken/'trace').epoch.unique())==[1, 2, 3, 4] # what was finished is whole
+    assert start(broken, 0).wait()==0
+    a,b = load_file(whole/'run.safetensors'),load_file(broken/'run.safetensors')
+    assert a.keys()==b.keys() and len(a)>10
+    for k in a: assert torch.equal(a[k], b[k]), k
+    assert read_trace(whole/'trace').equals(read_trace(broken/'trace'))
+    assert not list(broken.rglob('*.part'))
+
+STUDY = '''
+import sys, time
+from avh_nb.records import run_study
+def run(config, seed, device):
+    time.sleep(float(sys.argv[2])); return dict(value=seed*10)
+run_study('toy', [(dict(arch='a'), s) for s in range(4)], run, folder=sys.argv[1])
+'''
+
+@pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
+def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
+    p = subprocess.Popen([sys.executable, '-c', STUDY, str(tmp_path), '1'], stderr=subprocess.DEVNULL)
+    wait_for(tmp_path/'toy.jsonl', p)
+    p.send_signal(signal.SIGKILL); p.wait()
+    with open(tmp_path/'toy.jsonl', 'a') as f: f.write('{"study": "toy", "config": {"ar') # and killed while writing
+    done = len((tmp_path/'toy.jsonl').read_text().splitlines())-1
+    assert 1<=done<4
+    subprocess.run([sys.executable, '-c', STUDY, str(tmp_path), '0'], check=True, stderr=subprocess.DEVNULL)
+    records = [json.loads(l) for l in (tmp_path/'toy.jsonl').read_text().splitlines()]
+    assert [(r['seed'], r['metrics']['value']) for r in records]==[(s, 10*s) for s in range(4)]
+    for r in records: assert {'study', 'config', 'seed', 'metrics', 'seconds', 'device', 'versions', 'commit', 'time'} <= r.keys()

@@ -1,0 +1,124 @@
+"The measure against slow loops, its properties, and how right it is in float32."
+import subprocess, sys
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+import avh_nb as av
+from avh_nb.benchmarks import extra_memory, largest_error
+from avh_nb.scores import HARD_IS
+import reference
+
+def drawn(seed, n=7, d=5, c=4, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=dtype),torch.randn(c, d, generator=g, dtype=dtype),torch.randint(c, (n,), generator=g)
+
+sizes = st.tuples(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 6), st.integers(1, 8))
+quick = settings(deadline=None, max_examples=60)
+
+@quick
+@given(sizes, st.booleans())
+def test_score_equals_slow_loop(size, with_bias):
+    seed,n,d,c = size
+    x,w,y = drawn(seed, n, d, c)
+    bias = torch.randn(c, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) if with_bias else None
+    got = av.score(x, w, y, bias=bias)
+    for i,row in enumerate(reference.scores(x.tolist(), w.tolist(), y.tolist(), None if bias is None else bias.tolist())):
+        for name,value in row.items(): np.testing.assert_allclose(getattr(got, name)[i].item(), value, rtol=1e-9, atol=1e-9, err_msg=name)
+    torch.testing.assert_close(av.avh(x, w, y), got.avh, rtol=1e-12, atol=0)
+
+@pytest.mark.parametrize('labelled', [True, False])
+def test_many_small_blocks_give_what_one_gives(monkeypatch, labelled):
+    x,w,y = drawn(0, 40, 6, 50)
+    y = y if labelled else None
+    whole = av.score(x, w, y)
+    whole_avh = av.avh(x, w, y)
+    import avh_nb.engine as engine
+    monkeypatch.setattr(engine, 'block_shape', lambda *args: (7, 11)) # 6 blocks of samples, 5 of classes
+    for (name,a),(_,b) in zip(whole, av.score(x, w, y)): torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=name)
+    torch.testing.assert_close(whole_avh, av.avh(x, w, y), rtol=1e-10, atol=0)
+    assert len(list(engine.angle_blocks(x, w)))==6
+
+@quick
+@given(sizes, st.floats(1e-6, 1e6), st.integers(0, 7))
+def test_length_changes_no_angle(size, scale, which):
+    x,w,y = drawn(*size)
+    longer = w.clone(); longer[which%len(w)] *= scale
+    torch.testing.assert_close(av.avh(scale*x, longer, y), av.avh(x, w, y), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(av.avc(scale*x, longer), av.avc(x, w), rtol=1e-7, atol=1e-9)
+
+@quick
+@given(sizes)
+def test_permuting_classes_permutes(size):
+    x,w,y = drawn(*size)
+    order = torch.randperm(len(w), generator=torch.Generator().manual_seed(size[0]))
+    back = order.argsort()
+    torch.testing.assert_close(av.avc(x, w[order]), av.avc(x, w)[:, order])
+    torch.testing.assert_close(av.avh(x, w[order], back[y]), av.avh(x, w, y))
+
+@quick
+@given(sizes)
+def test_shares_sum_to_one(size):
+    x,w,y = drawn(*size, dtype=torch.float32)
+    each = torch.stack([av.avh(x, w, torch.full_like(y, c)) for c in range(len(w))])
+    assert ((each>=0) & (each<=1)).all()
+    torch.testing.assert_close(each.sum(0), torch.ones(len(x)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(av.avc(x, w).sum(1), torch.ones(len(x)), rtol=1e-5, atol=1e-6)
+
+@quick
+@given(sizes, st.floats(.1, 10))
+def test_parallel_to_its_class_is_zero(size, scale):
+    _,w,_ = drawn(*size)
+    if len(w)>1: torch.testing.assert_close(av.avh(scale*w, w, torch.arange(len(w))), torch.zeros(len(w), dtype=w.dtype), atol=1e-9, rtol=0)
+
+@quick
+@given(st.integers(0, 2**31))
+def test_a_row_does_not_depend_on_its_neighbours(seed):
+    x,w,y = drawn(seed, 6)
+    alone = torch.cat([av.avh(x[i:i+1], w, y[i:i+1]) for i in range(6)])
+    torch.testing.assert_close(av.avh(x, w, y), alone)
+
+def test_without_label_scores_speak_of_the_prediction():
+    x,w,_ = drawn(0, 200, 6, 40, torch.float32)
+    bias = torch.randn(40, generator=torch.Generator().manual_seed(1))
+    s = av.score(x, w, bias=bias)
+    assert (s.pred==(x@w.T+bias).argmax(1)).all()
+    torch.testing.assert_close(s.confidence, (x@w.T+bias).softmax(1).amax(1))
+    torch.testing.assert_close(av.avh(x, w, bias=bias), av.avh(x, w, s.pred))
+
+@pytest.mark.parametrize('towards', ['label', 'other'])
+@pytest.mark.parametrize('d', [2, 64, 768])
+@pytest.mark.parametrize('c', [2, 10, 100])
+def test_float32_avh_is_within_1e6_of_float64(towards, d, c):
+    assert max(largest_error(300, d, c, towards, seed=s) for s in range(3)) < 1e-6
+
+@pytest.mark.parametrize('setting', ['autocast', 'medium'])
+def test_precision_settings_of_training_do_not_reach_the_scores(setting):
+    x,w,y = drawn(0, 200, 64, 50, torch.float32)
+    before = av.avh(x, w, y)
+    if setting=='autocast':
+        with torch.autocast('cpu', torch.bfloat16): after = av.avh(x, w, y)
+    else:
+        torch.set_float32_matmul_precision('medium')
+        try: after = av.avh(x, w, y)
+        finally: torch.set_float32_matmul_precision('highest')
+    assert torch.equal(before, after)
+
+def test_memory_is_a_block_and_the_result():
+    "(20000, 64, 2000) has 160 MB of angles"
+    used = extra_memory('avh', 20000, 64, 2000)
+    if used is None: pytest.skip('this system keeps no high-water mark')
+    assert used < 64*2**20 < extra_memory('plain', 20000, 64, 2000)
+
+def test_hard_is_says_which_end():
+    "On features that are closer and closer to a wrong class, every score moves to its hard end"
+    w = torch.eye(3, dtype=torch.float64)
+    t = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    s = av.score(3*((1-t)*w[0]+t*w[1]), w, torch.zeros(20).long())
+    for name,end in HARD_IS.items():
+        v = getattr(s, name)
+        if name in ('norm', 'entropy'): v = v[:10] # hardest half-way, and easy again as the wrong class
+        assert (v.diff()>0).all() if end=='high' else (v.diff()<0).all(), name
+
+def test_import_is_light():
+    code = "import sys, avh_nb; print([m for m in ('pandas', 'seaborn', 'sklearn', 'timm', 'transformers', 'accelerate', 'matplotlib', 'scipy', 'torchvision') if m in sys.modules])"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()=='[]'
