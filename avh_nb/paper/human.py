@@ -8,21 +8,20 @@ __all__ = ['NEEDS', 'ANIMALS', 'BASE', 'FAMILY_RUNS', 'CONDITIONS', 'LR', 'EXTRA
            'run', 'align', 'summaries', 'alignments', 'aligned', 'said', 'judge', 'families', 'claims', 'verdict',
            'epochs']
 
-# %% ../../nbs/paper/31_human.ipynb #3d24c3bd
+# %% ../../nbs/paper/31_human.ipynb #8b07b63b
 import os, shutil
 import numpy as np, pandas as pd
 from functools import cache
 from pathlib import Path
 from accelerate.utils import set_seed
 from ..data import cifar10, cifar10h
-from ..human import human_selection_frequency, noise_ceiling
+from ..human import Alignment, human_selection_frequency, noise_ceiling
 from ..learner import Learner, mirror
 from ..models import FAMILIES
 from ..records import read_records, results_folder
 from ..scores import HARD_IS, avh, score
-from ..stats import BIN_EDGES, bin_index, binned_spearman, bootstrap_spearman, interval, meng_z, partial_spearman, spearman
+from ..stats import BIN_EDGES, bin_index, spearman
 from ..tracker import Tracker, read_trace, write_parquet
-from scipy import stats
 
 # %% ../../nbs/paper/31_human.ipynb #41c59f2c
 NEEDS = ('cifar10', 'cifar10h')
@@ -107,59 +106,34 @@ def run(config, seed, device='cpu'):
     shutil.rmtree(folder)
     return metrics
 
-# %% ../../nbs/paper/31_human.ipynb #069ca0bc
+# %% ../../nbs/paper/31_human.ipynb #ba445043
 FAMILY_MEAN = 'mean of four families'
 
-def _easy_scores(config, seed, animals_only=False):
-    "Final scores of one run, turned so that high is easy: (K, N), and HSF (N,)"
-    frame = pd.read_parquet(results_folder()/'traces'/f'{run_name(config, seed)}.parquet')
-    test = cifar10('test')
-    hsf = human_selection_frequency(cifar10h(), test.y.numpy())
-    animals = np.isin(test.y.numpy(), [test.classes.index(c) for c in ANIMALS])
-    if config['classes']=='animals': hsf = hsf[animals]
-    elif animals_only: frame,hsf = frame[animals],hsf[animals]
-    return np.stack([frame[k] if hard=='low' else -frame[k] for k,hard in ALL_HARD_IS.items()]).astype(float),hsf
+@cache
+def _votes(animals_only):
+    "HSF, votes and labels of the test images, or of the animals among them, and which those are"
+    test,counts = cifar10('test'),cifar10h()
+    keep = np.isin(test.y.numpy(), [test.classes.index(c) for c in ANIMALS]) if animals_only else np.full(len(test), True)
+    counts,y = counts[keep],test.y.numpy()[keep]
+    return human_selection_frequency(counts, y),counts,y,keep
 
 @cache
-def _held_against(run, seeds, animals_only, n_boot):
-    "Of one configuration: correlations (S, K), draws (n_boot, K), bins (S, K, 5), p values (S, K), partial correlations (S, K)"
-    config,names = dict(run),list(ALL_HARD_IS)
-    ref = names.index('confidence')
-    scores,hsfs = zip(*(_easy_scores(config, s, animals_only) for s in seeds))
-    hsf,(s,k) = hsfs[0],(len(seeds), len(names))
-    rho = np.array([[spearman(v, hsf) for v in e] for e in scores])
-    draws = bootstrap_spearman(np.concatenate(scores), hsf, n_boot).reshape(n_boot, s, k)
-    drawn = np.random.default_rng(1).integers(0, s, (n_boot, s))
-    draws = np.take_along_axis(draws, drawn[:, :, None], 1).mean(1)
-    bins = np.array([[binned_spearman(v, hsf) for v in e] for e in scores])
-    z = np.array([[meng_z(rho[i, j], rho[i, ref], spearman(scores[i][j], scores[i][ref]), len(hsf)) for j in range(k)] for i in range(s)])
-    partial = np.array([[partial_spearman(v, hsf, e[ref]) if j!=ref else 0. for j,v in enumerate(e)] for e in scores])
-    return rho,draws,bins,2*stats.norm.sf(abs(z)),partial
+def _aligned_runs(run, seeds, animals_only):
+    config = dict(run)
+    frames = [pd.read_parquet(results_folder()/'traces'/f'{run_name(config, s)}.parquet') for s in seeds]
+    hsf,*_,keep = _votes(animals_only)
+    if config['classes']=='all': frames = [f[keep] for f in frames]
+    return Alignment.of([f[list(ALL_HARD_IS)] for f in frames], hsf, hard_is=ALL_HARD_IS)
 
-def align(config, seeds, device='cpu', n_boot=1000):
-    "Correlations with HSF, intervals and differences from confidence, for every score: the metrics of one record of the study `human_alignment`"
-    images = config.get('images', 'all')
+def align(config, seeds, device='cpu'):
+    "Hold all seeds of a configuration against people: the metrics of one record of the study `human_alignment`"
+    animals_only = 'animals' in (config.get('images'), config.get('classes'))
     runs = [{'arch': a, **BASE, **c} for a,c in FAMILY_RUNS.items()] if config['arch']==FAMILY_MEAN else [{k: v for k,v in config.items() if k!='images'}]
-    rho,draws,bins,p,partial = zip(*(_held_against(tuple(r.items()), tuple(seeds), images=='animals', n_boot) for r in runs))
-    rho,bins,p,partial = np.concatenate(rho),np.concatenate(bins),np.concatenate(p),np.concatenate(partial)
-    draws = np.mean(draws, axis=0)
-    ref = list(ALL_HARD_IS).index('confidence')
-    counts,labels = cifar10h(),cifar10('test').y.numpy()
-    if images=='animals' or config.get('classes')=='animals':
-        keep = np.isin(labels, [cifar10('test').classes.index(c) for c in ANIMALS])
-        counts,labels = counts[keep],labels[keep]
-    res = dict(images=len(labels), bins=np.bincount(bin_index(human_selection_frequency(counts, labels)), minlength=len(BIN_EDGES)-1).tolist(), **noise_ceiling(counts, labels))
-    for j,name in enumerate(ALL_HARD_IS):
-        (low,high),(dlow,dhigh) = interval(draws[:, j]),interval(draws[:, j]-draws[:, ref])
-        mean = rho[:, j].mean()
-        values = dict(rho=mean, low=low, high=high, z=np.arctanh(mean), difference=mean-rho[:, ref].mean(), difference_low=dlow, difference_high=dhigh,
-            p=p[:, j].max(), partial=partial[:, j].mean(), **{f'bin {b+1}': v for b,v in enumerate(bins[:, j].mean(0))})
-        res.update({f'{name} {k}': round(float(v), 6) if k!='p' else float(v) for k,v in values.items()})
-    names = list(ALL_HARD_IS)
-    d = draws[:, names.index('avh')]-draws[:, names.index('confidence_predicted')]
-    low,high = interval(d)
-    res.update({'avh over predicted difference': round(res['avh rho']-res['confidence_predicted rho'], 6), 'avh over predicted difference_low': round(float(low), 6), 'avh over predicted difference_high': round(float(high), 6)})
-    return res
+    alignment = Alignment.mean([_aligned_runs(tuple(r.items()), tuple(seeds), animals_only) for r in runs])
+    hsf,counts,y,_ = _votes(animals_only)
+    res = dict(images=len(y), bins=np.bincount(bin_index(hsf), minlength=len(BIN_EDGES)-1).tolist(), **noise_ceiling(counts, y))
+    for name,row in alignment.table().iterrows(): res.update({f'{name} {k}': None if np.isnan(v) else float(v) for k,v in row.items()}) # too few images for a bin
+    return {**res, **dict(zip(('avh over predicted difference', 'avh over predicted difference_low', 'avh over predicted difference_high'), map(float, alignment.difference('avh', 'confidence_predicted'))))}
 
 def summaries(seeds: int=3)->list: # Of (config, list of seeds)
     "What is held against people: every configuration, the mean of the families, and AlexNet of all classes on animals alone"
