@@ -11,7 +11,7 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #5095254c
+# %% ../nbs/90_cli.ipynb #7edfa0a4
 STUDIES = ('human',)
 
 def study_module(name):
@@ -37,7 +37,7 @@ def avh_rebuild(
     missing = [n for n in module.NEEDS if not available(n)]
     if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
     run_study(study, todo, module.run, device)
-    if part=='all': run_study(f'{study}_alignment', module.summaries(seeds), module.align)
+    if part=='all': run_study(f'{study}_alignment', module.summaries(), module.align)
 
 # %% ../nbs/90_cli.ipynb #aab55213
 @call_parse

@@ -106,7 +106,7 @@ def run(config, seed, device='cpu'):
     shutil.rmtree(folder)
     return metrics
 
-# %% ../../nbs/paper/31_human.ipynb #ba445043
+# %% ../../nbs/paper/31_human.ipynb #75e5501a
 FAMILY_MEAN = 'mean of four families'
 
 @cache
@@ -135,11 +135,15 @@ def align(config, seeds, device='cpu'):
     for name,row in alignment.table().iterrows(): res.update({f'{name} {k}': None if np.isnan(v) else float(v) for k,v in row.items()}) # too few images for a bin
     return {**res, **dict(zip(('avh over predicted difference', 'avh over predicted difference_low', 'avh over predicted difference_high'), map(float, alignment.difference('avh', 'confidence_predicted'))))}
 
-def summaries(seeds: int=3)->list: # Of (config, list of seeds)
-    "What is held against people: every configuration, the mean of the families, and AlexNet of all classes on animals alone"
-    over = list(range(seeds))
-    configs = [c for c,s in grid(1)] + [dict(arch=FAMILY_MEAN)] + [{'arch': 'alexnet', **BASE, 'images': 'animals'}]
-    return [(c, over) for c in configs]
+def summaries()->list: # Of (config, list of seeds)
+    "What is held against people, each over the seeds that are recorded: every configuration, the mean of the families, and AlexNet of all classes on animals alone"
+    records = read_records('human')
+    def recorded(config): return {r['seed'] for r in records if r['config']==config}
+    configs = [c for c,_ in grid(1)]
+    alexnet = {'arch': 'alexnet', **BASE}
+    found = [(c, recorded(c)) for c in configs] + [({**alexnet, 'images': 'animals'}, recorded(alexnet))]
+    found.append((dict(arch=FAMILY_MEAN), set.intersection(*(recorded(c) for c,_ in grid(1, 'families')))))
+    return [(c, sorted(seeds)) for c,seeds in found if seeds]
 
 # %% ../../nbs/paper/31_human.ipynb #c6376c40
 PUBLISHED = {'avh': dict(rho=.36, bins=(.228, .125, .124, .103, .094)), 'confidence': dict(rho=.325, bins=(.192, .122, .102, .078, .056)),
@@ -197,7 +201,8 @@ def verdict():
 
 FAMILY_NAMES = dict(alexnet='AlexNet', vgg='VGG', resnet='ResNet', densenet='DenseNet')
 
-# %% ../../nbs/paper/31_human.ipynb #9827143d
-def epochs(config, seeds=3):
+# %% ../../nbs/paper/31_human.ipynb #c5c40fd2
+def epochs(config):
     "The per-epoch tables of a configuration over its seeds"
-    return pd.concat([pd.read_parquet(results_folder()/'traces'/f'{run_name(config, s)}_epochs.parquet').assign(seed=s) for s in range(seeds)], ignore_index=True)
+    seeds = [r['seed'] for r in read_records('human') if r['config']==config]
+    return pd.concat([pd.read_parquet(results_folder()/'traces'/f'{run_name(config, s)}_epochs.parquet').assign(seed=s) for s in seeds], ignore_index=True)
