@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['unpack_batch', 'logits_of', 'find_head', 'score_batches', 'score_model']
 
-# %% ../nbs/04_head.ipynb #f924abfa
+# %% ../nbs/04_head.ipynb #f0b944d0
 import torch, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .core import check_on_invalid, report_invalid
 from .scores import Scores, score
 

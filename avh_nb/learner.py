@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Normalise', 'mirror', 'save_checkpoint', 'load_checkpoint', 'Learner']
 
-# %% ../nbs/12_learner.ipynb #143b1284
+# %% ../nbs/12_learner.ipynb #e1843576
 import json, os, time
 import torch, torch.nn.functional as F
 from pathlib import Path
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .data import Images
 
 # %% ../nbs/12_learner.ipynb #b00f7e25

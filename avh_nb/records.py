@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['results_folder', 'run_key', 'read_records', 'append_record', 'device_name', 'environment', 'as_frame', 'run_study']
 
-# %% ../nbs/15_records.ipynb #f646535f
+# %% ../nbs/15_records.ipynb #f7b47f5d
 import json, os, platform, subprocess, time, avh_nb
 import pandas as pd, torch
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/15_records.ipynb #7a2d4d19
 def results_folder()->Path:
@@ -76,19 +76,20 @@ def as_frame(
     "Records as a table"
     return pd.DataFrame([dict(**r['config'], seed=r['seed'], **r['metrics'], seconds=r.get('seconds')) for r in records])
 
-# %% ../nbs/15_records.ipynb #0bffac32
+# %% ../nbs/15_records.ipynb #2507a02b
 def run_study(
     study: str, # Name, as in results/<study>.jsonl
     grid: list, # Of (config, seed)
     run, # Function (config, seed, device) -> metrics: a flat dict of numbers and strings
     device: str='cpu',
     folder=None, # Default: `results_folder()`
+    progress: bool=True, # Show a progress bar?
 )->list: # The records made now
     "Run what is not recorded yet, one record a run; a failed run is reported at the end and loses no other"
     done = {run_key(r) for r in read_records(study, folder)}
     todo = [(c, s) for c,s in grid if run_key(dict(study=study, config=c, seed=s)) not in done]
     made,failed = [],[]
-    for config,seed in (bar := tqdm(todo, unit='run', desc=study)):
+    for config,seed in (bar := tqdm(todo, unit='run', desc=study, disable=not progress)):
         bar.set_postfix_str(', '.join(f'{k} {v}' for k,v in config.items()) + f', seed {seed}')
         start = time.perf_counter()
         env = environment(device) # before the run: the commit that the code was loaded from
