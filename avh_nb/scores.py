@@ -97,7 +97,7 @@ class Scores:
         "One row a sample (needs pandas)"
         return optional('pandas', 'study').DataFrame({n: t.cpu().numpy() if isinstance(t, torch.Tensor) else t for n,t in self})
 
-# %% ../nbs/03_scores.ipynb #28d07054
+# %% ../nbs/03_scores.ipynb #85078f78
 class _Best2:
     "The two largest values of each row over blocks of columns, and the column of the largest"
     def __init__(self, n, like):
@@ -116,27 +116,31 @@ class _Best2:
     def other(self, label): return torch.where(self.index==label, self.second, self.first)
 
 class _Softmax:
-    "Running sums for softmax statistics of each row over blocks of columns"
+    "Running sums of e^(z-m) for each row over blocks of columns, m the largest logit so far, whose own e^0 = 1 is left out: so 1-p keeps its digits when p is close to 1"
     def __init__(self, n, like):
         self.m = like.new_full((n,), torch.finfo(like.dtype).min)
-        self.sum,self.weighted,self.squared = like.new_zeros(3, n)
-    def update(self, z, e):
-        "Take in a block `z`; it and the scratch block `e` are overwritten"
-        m = torch.maximum(self.m, z.amax(1))
-        d = self.m-m
-        shrink = d.exp()
-        torch.exp(z.sub_(m[:, None]), out=e)
-        self.weighted = shrink*(self.weighted+d*self.sum) + z.mul_(e).sum(1) # sum of e^(z-m) (z-m)
-        self.sum,self.m = shrink*self.sum + e.sum(1),m
-        self.squared = shrink**2*self.squared + e.square_().sum(1)
-    def prob(self, z): return (z-self.m).exp()/self.sum
-    def log_prob(self, z): return z-self.m-self.sum.log()
+        self.rest,self.rest_squared,self.weighted = like.new_zeros(3, n)
+    def update(self, z, e, new, column):
+        "Take in a block `z` whose largest value stands in `column` and is `new` or not; `z` and the scratch block `e` are overwritten"
+        top = z.gather(1, column)[:, 0]
+        m = torch.where(new, top, self.m)
+        d,shift = self.m-m,top-m
+        shrink,other_top = d.exp(),torch.where(new, 0, shift.exp()) # what the block's largest adds to the rest
+        torch.exp(z.sub_(m[:, None]), out=e).scatter_(1, column, 0.)
+        self.weighted = shrink*(self.weighted+d*(1+self.rest)) + z.mul_(e).sum(1) + other_top*shift # sum of e^(z-m) (z-m)
+        self.rest,self.m = shrink*(self.rest+new) + e.sum(1) + other_top,m
+        self.rest_squared = shrink**2*(self.rest_squared+new) + e.square_().sum(1) + other_top**2
+    def prob(self, z): return (z-self.m).exp()/(1+self.rest)
+    def log_prob(self, z): return z-self.m-self.rest.log1p()
     @property
-    def entropy(self): return self.sum.log() - self.weighted/self.sum
-    @property
-    def sum_squares(self): return self.squared/self.sum**2
+    def entropy(self): return self.rest.log1p() - self.weighted/(1+self.rest)
+    def error(self, z, best):
+        "Length of p - onehot(label), for a label with logit `z` that is the `best` or not"
+        e = (z-self.m).exp()
+        missing,others = torch.where(best, self.rest, 1+self.rest-e),torch.where(best, self.rest_squared, 1+self.rest_squared-e**2)
+        return (missing**2+others).sqrt()/(1+self.rest)
 
-# %% ../nbs/03_scores.ipynb #fb333b4f
+# %% ../nbs/03_scores.ipynb #65bd9310
 @takes_arrays
 @torch.no_grad()
 def score(
@@ -152,6 +156,7 @@ def score(
     if y is not None: y = check_labels(y, n, c).to(x.device)
     if bias is not None:
         if bias.shape!=(c,): raise ValueError(f"bias: expected shape ({c},), one a class, got {tuple(bias.shape)}")
+        if bias.isnan().any(): raise ValueError(f"bias: expected numbers, got NaN at index {bias.isnan().nonzero()[0].item()}")
         bias = bias.to(x.device, dtype)
     res = {f.name: x.new_empty(n, dtype=dtype) for f in fields(Scores)}
     res['pred'] = torch.empty(n, dtype=torch.int64, device=x.device)
@@ -163,18 +168,18 @@ def score(
         for classes,w_norm,a,cos in class_blocks:
             z = cos.mul_(x_norm[:, None]).mul_(w_norm)
             if bias is not None: z += bias[classes]
-            here,column = logits.update(z, classes) # what is new is the label's, where the label is the prediction
-            if y is not None: here,column = _columns(y[rows], classes, c)
+            new,top = logits.update(z, classes)
+            here,column = (new,top) if y is None else _columns(y[rows], classes, c)
             label_logit = _choose(here, z.gather(1, column)[:, 0], label_logit)
             label_angle = _choose(here, a.gather(1, column)[:, 0], label_angle)
             total += a.sum(1)
             nearest.update(a.neg_(), classes)
-            softmax.update(z, a)
+            softmax.update(z, a, new, top)
         label = logits.index if y is None else y[rows]
         other_angle = -nearest.other(label).double()
         p = softmax.prob(label_logit)
         block = dict(pred=logits.index, confidence=p, entropy=softmax.entropy, loss=-softmax.log_prob(label_logit),
-            el2n=(softmax.sum_squares-2*p+1).clamp_min(0).sqrt(), margin=p-softmax.prob(logits.other(label)),
+            el2n=softmax.error(label_logit, logits.index==label), margin=p-softmax.prob(logits.other(label)),
             norm=x_norm, angle=label_angle, avh=_share(label_angle, total, c),
             avc=_share(torch.pi-label_angle, c*torch.pi-total, c), angular_gap=other_angle-label_angle)
         if c==1: block['angular_gap'].fill_(torch.nan)

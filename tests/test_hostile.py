@@ -46,6 +46,10 @@ def test_angles_and_avc_refuse_the_same(case):
     for f in (av.angles, av.avc):
         with pytest.raises(ValueError, match=message): f(x, w)
 
+def test_bias_that_makes_no_sense():
+    with pytest.raises(ValueError, match=r'bias: expected shape \(4,\)'): av.score(X, W, Y, bias=torch.zeros(4, 1))
+    with pytest.raises(ValueError, match='bias: expected numbers, got NaN at index 2'): av.score(X, W, Y, bias=changed(torch.zeros(4), 2, nan))
+
 def test_unknown_on_invalid():
     with pytest.raises(ValueError, match="on_invalid: expected 'warn' or 'raise'"): av.avh(X, W, Y, on_invalid='ignore')
 

@@ -84,6 +84,16 @@ def test_without_label_scores_speak_of_the_prediction():
     torch.testing.assert_close(s.confidence, (x@w.T+bias).softmax(1).amax(1))
     torch.testing.assert_close(av.avh(x, w, bias=bias), av.avh(x, w, s.pred))
 
+@pytest.mark.parametrize('labelled', [True, False])
+def test_sure_samples_keep_their_order_in_float32(labelled):
+    "Loss, entropy and error of a sample with confidence 1 - 1e-12 are small numbers, not 0"
+    x,w = torch.arange(1, 30, dtype=torch.float32)[:, None]*torch.tensor([1., 0., 0.]),torch.eye(3)
+    y = torch.zeros(29).long() if labelled else None
+    s,exact = av.score(x, w, y),av.score(x.double(), w.double(), y)
+    for name in ('loss', 'entropy', 'el2n'):
+        torch.testing.assert_close(getattr(s, name).double(), getattr(exact, name), rtol=1e-5, atol=0)
+        assert (getattr(s, name).diff()<0).all()
+
 @pytest.mark.parametrize('towards', ['label', 'other'])
 @pytest.mark.parametrize('d', [2, 64, 768])
 @pytest.mark.parametrize('c', [2, 10, 100])
