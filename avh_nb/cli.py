@@ -11,12 +11,16 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #7edfa0a4
+# %% ../nbs/90_cli.ipynb #4b95a19f
 STUDIES = ('human',)
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
     return importlib.import_module(f'avh_nb.paper.{name}')
+
+def _unrecorded(study, grid):
+    done = {run_key(r) for r in read_records(study)}
+    return [(c, s) for c,s in grid if run_key(dict(study=study, config=c, seed=s)) not in done]
 
 @call_parse
 def avh_rebuild(
@@ -30,10 +34,9 @@ def avh_rebuild(
     module = study_module(study)
     try: grid = module.grid(seeds, part)
     except ValueError as e: sys.exit(str(e))
-    done = {run_key(r) for r in read_records(study)}
-    todo = [(c, s) for c,s in grid if run_key(dict(study=study, config=c, seed=s)) not in done]
+    todo = _unrecorded(study, grid)
     print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded')
-    if dry: return
+    if dry or not (todo or _unrecorded(f'{study}_alignment', module.summaries())): return
     missing = [n for n in module.NEEDS if not available(n)]
     if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
     run_study(study, todo, module.run, device)

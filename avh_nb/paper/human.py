@@ -143,7 +143,7 @@ def summaries()->list: # Of (config, list of seeds)
     found.append((dict(arch=FAMILY_MEAN), set.intersection(*(recorded(c) for c,_ in grid(1, 'families')))))
     return [(c, sorted(seeds)) for c,seeds in found if seeds]
 
-# %% ../../nbs/paper/31_human.ipynb #2da10be6
+# %% ../../nbs/paper/31_human.ipynb #aaca047b
 PUBLISHED = {'avh': dict(rho=.36, bins=(.228, .125, .124, .103, .094)), 'confidence': dict(rho=.325, bins=(.192, .122, .102, .078, .056)),
     'norm': dict(rho=.0017, bins=(.0013, .0007, .0005, .0004, .0003))} # table 1; ImageNet, 29,987 images
 
@@ -184,16 +184,16 @@ def claims():
 def verdict():
     "The answer in a few sentences of Markdown, from the records"
     m,n = aligned(arch=FAMILY_MEAN),families()
-    better = [a for a,f in n.items() if f['avh difference_low']>0]
-    worse = [a for a,f in n.items() if f['avh difference_high']<0]
+    def ahead(score): return [a for a,f in n.items() if f[f'{score} difference_low']>0]
+    def behind(score): return [a for a,f in n.items() if f[f'{score} difference_high']<0]
     outcome = judge(m['avh difference_low'], m['avh difference_high'])
     first = dict(yes='**Yes, in our records.**', no='**No, not in our records.**', open='**Our records do not decide it.**')[outcome]
     names = lambda which: ', '.join(FAMILY_NAMES[a] for a in which) or 'none'
     return (f"{first} Over four families with {m['seeds']} seeds each, AVH correlates with human selection frequency at ρ = {said(m, 'avh', 'rho', False)}, confidence at {said(m, 'confidence', 'rho', False)}; "
         f"the difference is {said(m, 'avh')} (95 % intervals over images and seeds; largest p of the test for dependent correlations {m['avh p']:.2g}). "
-        f"AVH is ahead in {names(better)} and behind in {names(worse)}. "
+        f"AVH is ahead in {names(ahead('avh'))}, and behind in {names(behind('avh'))}. "
         f"The norm of the feature follows people too, at {said(m, 'norm', 'rho', False)}, where the paper finds nothing. "
-        f"AVH with the mean feature subtracted differs from confidence by {said(m, 'avh_centred_features')}, and the angular gap by {said(m, 'angular_gap')}. "
+        f"AVH with the mean feature subtracted differs from confidence by {said(m, 'avh_centred_features')}; it is ahead in {names(ahead('avh_centred_features'))}, and behind in {names(behind('avh_centred_features'))}. The angular gap differs by {said(m, 'angular_gap')}. "
         f"Against the confidence of the *predicted* class, which does not know the label and with which the literature compares, AVH is ahead by {said(m, 'avh over predicted')}: what is compared decides. "
         f"No score could pass {m['ceiling']:.2f}, the ceiling that the noise of the votes sets.")
 
