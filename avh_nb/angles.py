@@ -42,7 +42,7 @@ def angle_between(
     if poor.any(): a[poor] = _half_angle(u[poor], v[poor])
     return a
 
-# %% ../nbs/01_angles.ipynb #3a0c3ffc
+# %% ../nbs/01_angles.ipynb #0cde1360
 SAFE = {torch.float32: (-0.9, 0.6), torch.float64: (1e-6-1, 1-1e-6)} # cosines whose arccos is good enough
 CHUNK = 2**17 # numbers that are held in float64 at a time
 
@@ -57,7 +57,7 @@ def arccos_(
     smallest,largest = cos.aminmax() if cos.numel() else (0, 0)
     if low<=smallest and largest<=high: return torch.acos(cos, out=out)
     poor = (cos<low).logical_or_(cos>high)
-    if cos.dtype==torch.float32 and poor.sum()>cos.numel()/16:
+    if cos.dtype==torch.float32 and torch.count_nonzero(poor)>cos.numel()/16:
         wn = unit_rows(w.double())[0]
         for xc,oc in zip(x.split(max(1, CHUNK//x.shape[1])), out.split(max(1, CHUNK//x.shape[1]))):
             xc = xc.double() # the square of a float32 cannot leave float64

@@ -10,7 +10,7 @@ import torch
 from .angles import arccos_, unit_rows
 from .core import check_class_norms, exact_matmul
 
-# %% ../nbs/02_engine.ipynb #ee9c7c1f
+# %% ../nbs/02_engine.ipynb #2253a8ff
 BLOCK = 2**24 # bytes of the buffers: 16 MB stays in the last cache of most processors, and makes few calls of the work
 
 def compute_dtype(x, w):
@@ -28,7 +28,7 @@ def block_shape(
     "All classes at once where their vectors fit one block, else many samples at once, so that class vectors are normalised seldom"
     if c*d<=entries: return max(1, min(n, entries//max(c, d))), c
     height = max(1, min(n, 4096, 4*entries//d))
-    return height, max(1, min(c, entries//max(height, d)))
+    return height, max(1, min(c, entries//max(height, 4*d))) # normalising w takes copies of w's block, so that is kept to a quarter
 
 # %% ../nbs/02_engine.ipynb #dab87d44
 def _block_norms(
