@@ -11,8 +11,8 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #4b95a19f
-STUDIES = ('human',)
+# %% ../nbs/90_cli.ipynb #504f2365
+STUDIES = ('human', 'dynamics')
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
@@ -24,7 +24,7 @@ def _unrecorded(study, grid):
 
 @call_parse
 def avh_rebuild(
-    study: str, # Which study: human
+    study: str, # Which study: human, dynamics, degradation or adversarial
     seeds: int=3, # Seeds of each run
     part: str='all', # Part of the grid; see the study's page
     device: str='cpu', # cpu or cuda
@@ -36,11 +36,12 @@ def avh_rebuild(
     except ValueError as e: sys.exit(str(e))
     todo = _unrecorded(study, grid)
     print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded')
-    if dry or not (todo or _unrecorded(f'{study}_alignment', module.summaries())): return
+    summaries = module.summaries if hasattr(module, 'summaries') else list
+    if dry or not (todo or _unrecorded(f'{study}_alignment', summaries())): return
     missing = [n for n in module.NEEDS if not available(n)]
     if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
     run_study(study, todo, module.run, device)
-    if part=='all': run_study(f'{study}_alignment', module.summaries(), module.align)
+    if part=='all' and summaries(): run_study(f'{study}_alignment', summaries(), module.align)
 
 # %% ../nbs/90_cli.ipynb #aab55213
 @call_parse

@@ -11,7 +11,7 @@ import pandas as pd
 from pathlib import Path
 from .scores import score
 
-# %% ../nbs/13_tracker.ipynb #ef2f169f
+# %% ../nbs/13_tracker.ipynb #58372c64
 class Tracker:
     "Callback: scores a held-out set after each epoch and writes `epoch-NNN.parquet` to a folder"
     def __init__(self,
@@ -20,6 +20,7 @@ class Tracker:
         extra=None, # Function (x, w, y, bias) -> dict of further columns, from features, class vectors, labels and bias
     ):
         self.images,self.folder,self.extra,self.frames = images,folder and Path(folder),extra,{}
+    def before_fit(self, learner): self.after_epoch(learner)
     def after_epoch(self, learner):
         x,head = learner.features(self.images),learner.bare_model.head
         y = self.images.y.to(x.device)

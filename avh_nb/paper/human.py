@@ -75,26 +75,30 @@ def per_epoch(trace, hsf):
             rows.append(dict(epoch=epoch, score=name, rho=rho.get(name, np.nan), mean=frame[name].mean(), **{f'bin {b+1}': means.get(b, np.nan) for b in range(5)}))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/paper/31_human.ipynb #f552be34
-def run(config, seed, device='cpu'):
-    "Train one network on CIFAR-10 and score the test images after every epoch; returns metrics, and writes the traces to results/traces"
+# %% ../../nbs/paper/31_human.ipynb #24601871
+def train_and_trace(config, seed, device, folder):
+    "Train the network of a run with the tracker attached; returns the learner, the trace of the test images, and their HSF"
     train,test,votes = cifar10('train'),cifar10('test'),cifar10h()
     hsf = human_selection_frequency(votes, test.y.numpy())
     if config['classes']=='animals':
         hsf = hsf[np.isin(test.y.numpy(), [test.classes.index(c) for c in ANIMALS])]
         train,test = train.only(ANIMALS),test.only(ANIMALS)
-    name = run_name(config, seed)
-    folder = work_folder()/name
     set_seed(seed)
     model = FAMILIES[config['arch']](len(train.classes), config['bias'], config['signed'])
-    tracker = Tracker(test, folder/'trace', extra=centred_scores)
-    learner = Learner(model, train, config['epochs'], LR[config['arch']], label_smoothing=config['label_smoothing'], seed=seed,
-        augment=mirror if config['augment']=='mirror' else None, callbacks=[tracker], checkpoint=folder/'checkpoint.safetensors',
-        mixed_precision='bf16', device=device).fit()
-    trace = read_trace(folder/'trace')
+    learner = Learner(model, train, config['epochs'], LR[config['arch']], config.get('schedule', 'cycle'), label_smoothing=config['label_smoothing'], seed=seed,
+        augment=mirror if config['augment']=='mirror' else None, callbacks=[Tracker(test, folder/'trace', extra=centred_scores)],
+        checkpoint=folder/'checkpoint.safetensors', mixed_precision='bf16', device=device).fit()
+    return learner,read_trace(folder/'trace'),hsf
+
+# %% ../../nbs/paper/31_human.ipynb #b6965b17
+def run(config, seed, device='cpu'):
+    "Train one network on CIFAR-10 and score the test images after every epoch; returns metrics, and writes the traces to results/traces"
+    name = run_name(config, seed)
+    folder = work_folder()/name
+    learner,trace,hsf = train_and_trace(config, seed, device, folder)
     last = trace[trace.epoch==config['epochs']]
     head = learner.bare_model.head
-    train_accuracy = (head(learner.features(train)).argmax(1).cpu()==train.y).float().mean().item()
+    train_accuracy = (head(learner.features(learner.train)).argmax(1).cpu()==learner.train.y).float().mean().item()
     columns = ['label', 'pred', *ALL_HARD_IS]
     write_parquet(last[columns].astype({k: np.float32 for k in ALL_HARD_IS} | {'label': np.int8, 'pred': np.int8}), results_folder()/'traces'/f'{name}.parquet')
     write_parquet(per_epoch(trace, hsf), results_folder()/'traces'/f'{name}_epochs.parquet')
