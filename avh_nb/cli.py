@@ -11,8 +11,8 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #504f2365
-STUDIES = ('human', 'dynamics')
+# %% ../nbs/90_cli.ipynb #19a9abc6
+STUDIES = ('human', 'dynamics', 'degradation', 'adversarial')
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
