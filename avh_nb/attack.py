@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['pgd_path', 'pgd', 'fgsm']
 
-# %% ../nbs/24_attack.ipynb #0bae2ae8
+# %% ../nbs/24_attack.ipynb #eff416ea
 import torch
+from collections import deque
 
-# %% ../nbs/24_attack.ipynb #ae1bd040
+# %% ../nbs/24_attack.ipynb #20a00d4d
 def _check(x, y, eps):
     if not x.is_floating_point() or x.numel() and not (x.min()>=0 and x.max()<=1): raise ValueError(f"x: expected floats from 0 to 1, got {x.dtype}" + (f" from {x.min():.3g} to {x.max():.3g}" if x.numel() else ''))
     if y.shape!=(len(x),): raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
@@ -41,8 +42,8 @@ def _loss(logits, y): return torch.nn.functional.cross_entropy(logits, y, reduct
 
 def pgd(model, x, y, eps, steps=20, step_size=None, targeted=False)->torch.Tensor: # Images of the shape of x
     "The last step of `pgd_path`"
-    for now in pgd_path(model, x, y, eps, steps, step_size, targeted): pass
-    return now
+    last, = deque(pgd_path(model, x, y, eps, steps, step_size, targeted), maxlen=1)
+    return last
 
 def fgsm(model, x, y, eps, targeted=False)->torch.Tensor: # Images of the shape of x
     "The fast gradient sign method: one step of size `eps`"

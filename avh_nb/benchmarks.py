@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'FUNCTIONS', 'plain_avh', 'made_input', 'interleaved', 'extra_memory', 'reference_avh', 'largest_error',
-           'benchmark', 'main']
+           'tracker_cost', 'benchmark', 'main']
 
-# %% ../nbs/92_benchmarks.ipynb #750f4347
-import ctypes, os, statistics, subprocess, sys, time
+# %% ../nbs/92_benchmarks.ipynb #0ecc3fc6
+import ctypes, os, statistics, subprocess, sys, tempfile, time
 import torch
 from functools import partial
 from .angles import angle_between
+from .models import resnet
 from .records import device_name
 from .scores import avh, score
+from .tracker import Tracker
 
 # %% ../nbs/92_benchmarks.ipynb #1ba54c94
 SHAPES = ((50000, 512, 1000), (20000, 64, 1000), (1_000_000, 64, 10), (1500, 768, 85742)) # N, D, C
@@ -95,7 +97,37 @@ def largest_error(
     truth = reference_avh(x, w, y)
     return ((avh(x, w, y).double()-truth).abs()/truth).max().item()
 
-# %% ../nbs/92_benchmarks.ipynb #bb5ebd8d
+# %% ../nbs/92_benchmarks.ipynb #71d24f20
+def tracker_cost(
+    n_train: int=5000, n_test: int=1000, # Images of 3 x 32 x 32
+    rounds: int=5,
+)->dict: # Shares of an epoch (training and validation): `listen`, `track`, and beside them `validate`, the validation pass itself
+    "What the tracker adds to an epoch, written trace included"
+    g = torch.Generator().manual_seed(0)
+    x,y = torch.randn(n_train, 3, 32, 32, generator=g),torch.randint(10, (n_train,), generator=g)
+    held_out = [(torch.randn(len(i), 3, 32, 32, generator=g), torch.randint(10, (len(i),), generator=g)) for i in torch.arange(n_test).split(250)]
+    labels = torch.cat([b[1] for b in held_out])
+    model = resnet()
+    optimizer = torch.optim.SGD(model.parameters(), .01)
+    def train():
+        model.train()
+        for i in torch.arange(n_train).split(125):
+            loss = torch.nn.functional.cross_entropy(model(x[i]), y[i])
+            optimizer.zero_grad(); loss.backward(); optimizer.step()
+    @torch.no_grad()
+    def validate():
+        model.eval()
+        return sum((model(a).argmax(1)==b).sum() for a,b in held_out)
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = Tracker(held_out, folder)
+        def listen():
+            with tracker.listen(model, labels): validate()
+        seconds = interleaved(dict(train=train, validate=validate, listen=listen, track=lambda: tracker.track(model.eval())), rounds)
+    median = {k: statistics.median(v) for k,v in seconds.items()}
+    epoch = median['train']+median['validate']
+    return dict(listen=statistics.median(a-b for a,b in zip(seconds['listen'], seconds['validate']))/epoch, track=median['track']/epoch, validate=median['validate']/epoch)
+
+# %% ../nbs/92_benchmarks.ipynb #c5e89e8e
 def benchmark(
     shapes=SHAPES, # (N, D, C) each
     rounds: int=7,
@@ -131,3 +163,5 @@ def main():
     print('\nlargest relative error of avh against float64, features 1e-4 to 3 rad from a class vector:')
     for c in (2, 10, 100, 1000):
         print(f"  {c:5d} classes: {', '.join(f'{towards} {largest_error(500, 64, c, towards):.1e}' for towards in ('label', 'other'))}")
+    cost = tracker_cost()
+    print(f"\nthe tracker, as a share of an epoch with 5,000 images for training and 1,000 held out: listening to the validation pass {cost['listen']:+.1%}, with a pass of its own {cost['track']:.1%} (the validation pass itself {cost['validate']:.1%})")

@@ -9,7 +9,7 @@ __all__ = ['STYLES', 'style', 'figure', 'plot_intervals', 'plot_curve', 'plot_ma
 import matplotlib.pyplot as plt, seaborn as sns
 from contextlib import contextmanager
 
-# %% ../nbs/14_plots.ipynb #296ea4a0
+# %% ../nbs/14_plots.ipynb #8f185f83
 _colour = sns.color_palette('colorblind').as_hex()
 STYLES = {
     'avh': dict(label='AVH', color=_colour[0], marker='o', ls='-'),
@@ -22,6 +22,21 @@ STYLES = {
     'vgg': dict(label='VGG', color=_colour[2], marker='^', ls='-.'),
     'resnet': dict(label='ResNet', color=_colour[0], marker='o', ls='-'),
     'densenet': dict(label='DenseNet', color=_colour[4], marker='D', ls='--'),
+    'correct': dict(label='accuracy', color=_colour[2], marker='^', ls='-.'),
+    'loss': dict(label='loss', color=_colour[1], marker='D', ls='--'),
+    'train_loss': dict(label='training loss', color='black', marker='v', ls=':'),
+    'angle': dict(label='angle to the label', color=_colour[9], marker='h', ls='-.'),
+    'avh_predicted': dict(label='AVH of the predicted class', color=_colour[0], marker='P', ls='-.'),
+    'confidence_predicted': dict(label='confidence in the predicted class', color=_colour[3], marker='X', ls='-.'),
+    'angular_gap_predicted': dict(label='angular gap of the predicted class', color=_colour[2], marker='v', ls='-.'),
+    'contrast': dict(label='contrast', color=_colour[0], marker='o', ls='-'),
+    'noise': dict(label='noise', color=_colour[1], marker='s', ls='--'),
+    'blur': dict(label='blur', color=_colour[2], marker='^', ls='-.'),
+    'sharpness': dict(label='sharpness', color=_colour[3], marker='x', ls=':'),
+    'jpeg': dict(label='JPEG', color=_colour[4], marker='D', ls='-'),
+    'occlusion': dict(label='occlusion', color='black', marker='v', ls='--'),
+    # From hard to easy for people, dark to light
+    **{f'bin {b+1}': dict(label=f'HSF {b/5:.1f} to {(b+1)/5:.1f}', color=plt.get_cmap('cividis')(b/4.6), marker='vsoD^'[b], ls=('-', '--', '-.', ':', '-')[b]) for b in range(5)},
 }
 
 def style(

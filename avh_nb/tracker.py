@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['write_parquet', 'read_trace', 'trace_means', 'report', 'Listener', 'Tracker']
 
-# %% ../nbs/13_tracker.ipynb #b0d237a2
+# %% ../nbs/13_tracker.ipynb #17e2c29a
 import os, re
 import pandas as pd, torch
 from contextlib import contextmanager
 from pathlib import Path
 from .core import optional
 from .curves import growth_rate, plateau, stalled
+from .data import Images
 from .head import find_head, score_model
 from .scores import Scores, score
 
@@ -116,7 +117,7 @@ class Listener:
         if self.labels: frame['label'] = torch.cat(self.labels).numpy()
         return frame
 
-# %% ../nbs/13_tracker.ipynb #ad0fcaaf
+# %% ../nbs/13_tracker.ipynb #5e9841aa
 class Tracker:
     "Scores held-out data after each epoch and keeps a trace"
     def __init__(self,
@@ -134,7 +135,7 @@ class Tracker:
         **logged, # Numbers to keep beside the scores, such as train_loss
     ):
         "Score the held-out data with the model as it is now"
-        if self.data is None: raise ValueError("data: expected a loader of held-out data, the tracker has none; give it one, or use `listen`")
+        if self.data is None or isinstance(self.data, Images): raise ValueError(f"data: expected a loader of (inputs, labels), got {'none' if self.data is None else 'Images, which are for a Learner'}; give the tracker one, or use `listen`")
         labels = []
         def loader():
             for batch in self.data:

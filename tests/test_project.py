@@ -2,6 +2,7 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
+from avh_nb.cli import STUDIES
 from avh_nb.site import check_site, readme
 
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
@@ -52,6 +53,10 @@ def test_the_readmes_python_runs():
     assert len(blocks)>=3
     exec('\n'.join(blocks[:3]), {})
 
+def test_what_is_for_the_site_only_is_not_committed():
+    cells = [c for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts for c in nbformat.read(p, as_version=4).cells if c.source.startswith('#| site-only')]
+    assert cells and all(set(o.data)=={'text/markdown'} for c in cells for o in c.outputs)
+
 def test_committed_notebooks_are_small_and_executed():
     for path in (ROOT/'nbs').rglob('*.ipynb'):
         if '.ipynb_checkpoints' in path.parts: continue
@@ -71,14 +76,17 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    page = (copy/'_docs'/'paper'/'31_human.html').read_text(encoding='utf-8')
-    assert page.count('<img')>=4 and 'alt=""' not in page
+    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('37_adversarial', 4)):
+        page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
+        assert page.count('<img')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     (copy/'_docs'/'index.html').write_text('<a href="nowhere.html">x</a>')
     assert check_site(copy/'_docs')['broken']==['index.html: nowhere.html']
 
-def test_rebuild_says_what_is_recorded(tmp_path):
-    done = run(BIN/'avh_rebuild', 'human', '--dry', AVH_DATA=str(tmp_path))
-    assert done.returncode==0 and re.search(r'human: (\d+) of (\d+) runs are recorded', done.stdout)
+@pytest.mark.parametrize('study', STUDIES)
+def test_rebuild_says_what_is_recorded(tmp_path, study):
+    done = run(BIN/'avh_rebuild', study, '--dry', AVH_DATA=str(tmp_path))
+    recorded,of = re.search(rf'{study}: (\d+) of (\d+) runs are recorded', done.stdout).groups()
+    assert done.returncode==0 and recorded==of
 
 def test_rebuild_without_data_says_in_one_line_what_is_missing(tmp_path):
     done = run(BIN/'avh_rebuild', 'human', AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))

@@ -1,7 +1,7 @@
 "A run that is killed and resumed ends where an unbroken one ends."
 import json, os, signal, subprocess, sys, time
 import pytest, torch
-from avh_nb.tracker import read_trace
+from avh_nb.tracker import Tracker, read_trace
 from safetensors.torch import load_file
 
 SCRIPT = '''
@@ -39,13 +39,39 @@ def test_sigkill_and_resume(tmp_path):
         p = start(broken, 1.)
         wait_for(broken/'trace'/f'epoch-{epoch:03d}.parquet', p)
         os.killpg(p.pid, signal.SIGKILL); p.wait()
-    assert sorted(read_trace(broken/'trace').epoch.unique())==[1, 2, 3, 4] # what was finished is whole
+    assert sorted(read_trace(broken/'trace').epoch.unique())==[0, 1, 2, 3, 4] # what was finished is whole
     assert start(broken, 0).wait()==0
     a,b = load_file(whole/'run.safetensors'),load_file(broken/'run.safetensors')
     assert a.keys()==b.keys() and len(a)>10
     for k in a: assert torch.equal(a[k], b[k]), k
     assert read_trace(whole/'trace').equals(read_trace(broken/'trace'))
     assert not list(broken.rglob('*.part'))
+
+LOOP = '''
+import sys, time, torch
+from pathlib import Path
+from avh_nb.data import digits
+from avh_nb.models import small_cnn
+from avh_nb.tracker import Tracker
+torch.set_num_threads(1)
+train, test = digits().split(.8)
+model, tracker = small_cnn(), Tracker([(test.x/255, test.y)], sys.argv[1])
+for epoch in range(1, 6):
+    model.train()
+    for i in torch.arange(len(train)).split(128):
+        torch.nn.functional.cross_entropy(model(train.x[i]/255), train.y[i]).backward()
+        if epoch==4: Path(sys.argv[1], 'in-epoch-4').touch(); time.sleep(60)
+    tracker.track(model, epoch)
+'''
+
+@pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
+def test_sigkill_in_mid_epoch_keeps_the_trace_of_the_finished_ones(tmp_path):
+    p = subprocess.Popen([sys.executable, '-c', LOOP, str(tmp_path)])
+    wait_for(tmp_path/'in-epoch-4', p)
+    p.send_signal(signal.SIGKILL); p.wait()
+    trace = read_trace(tmp_path)
+    assert trace.groupby('epoch').size().to_dict()=={1: 359, 2: 359, 3: 359}
+    assert trace.avh.notna().all() and Tracker(folder=tmp_path).report()['epochs']==3
 
 STUDY = '''
 import sys, time

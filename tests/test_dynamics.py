@@ -1,0 +1,92 @@
+"The five tests on made-up trainings whose answer is known; and the committed records."
+import json
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from avh_nb.paper import adversarial, degradation, dynamics
+from avh_nb.paper.human import BASE, FAMILY_RUNS, run_name
+from avh_nb.records import read_records
+
+ROOT = Path(__file__).parents[1]
+
+def way(t, time): return (1-np.exp(-t/time))/(1-np.exp(-t[-1]/time))
+
+def made_up(folder, avh_time, accuracy_time, norm_rate, norm_rho, order=1):
+    "Records and per-epoch tables in which AVH and accuracy approach their end with these time constants"
+    (folder/'traces').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for study in ('dynamics', 'human'):
+        with open(folder/f'{study}.jsonl', 'w') as f:
+            for n,(arch,changed) in enumerate(FAMILY_RUNS.items()):
+                config = {'arch': arch, **(dynamics.STEPS if study=='dynamics' else {**BASE, **changed})}
+                for seed in range(3):
+                    f.write(json.dumps(dict(study=study, config=config, seed=seed, metrics={}))+'\n')
+                    t = np.arange(config['epochs']+1)/15*30
+                    wiggle = 1+.002*rng.normal()
+                    curves = dict(avh=.1-(.03+.002*order*n)*way(t, avh_time)*wiggle, correct=.1+(.6+.05*n)*way(t, accuracy_time)*wiggle, loss=2.3-way(t, accuracy_time)*wiggle, norm=5*np.exp(norm_rate*t)*wiggle, angle=1.5-.4*way(t, avh_time))
+                    rho = dict(avh=.3*way(t, 2)+.01*rng.normal(), norm=norm_rho*way(t, 2)+.001*rng.normal())
+                    rows = [dict(epoch=e, score=k, rho=rho[k][e] if k in rho else np.nan, mean=v[e], **{f'bin {b}': v[e]*(1+b/50) for b in range(1, 6)}) for k,v in curves.items() for e in range(len(t))]
+                    if study=='dynamics': rows += [dict(epoch=e, score='train_loss', mean=curves['loss'][e]) for e in range(1, len(t))]
+                    else: rows = [r for r in rows if r['epoch']>0]
+                    pd.DataFrame(rows).to_parquet(folder/'traces'/(f'dynamics_{arch}_seed-{seed}_epochs.parquet' if study=='dynamics' else f'{run_name(config, seed)}_epochs.parquet'))
+
+@pytest.fixture
+def verdicts(tmp_path, monkeypatch):
+    def of(criterion=.95, **kwargs):
+        dynamics.curves.cache_clear()
+        monkeypatch.setenv('AVH_RESULTS', str(tmp_path/'r'))
+        made_up(tmp_path/'r', **kwargs)
+        return [v[4] for v in dynamics.verdicts(criterion)]
+    yield of
+    dynamics.curves.cache_clear()
+
+def test_a_training_as_the_paper_tells_it(verdicts):
+    assert verdicts(avh_time=2, accuracy_time=6, norm_rate=.01, norm_rho=-.02)==['yes', 'yes', 'yes', 'yes', 'yes']
+
+def test_a_training_that_is_the_contrary(verdicts):
+    assert verdicts(avh_time=6, accuracy_time=2, norm_rate=-.01, norm_rho=.2, order=-1)==['no', 'no', 'no', 'yes', 'no']
+
+def test_the_criterion_moves_the_table(verdicts, tmp_path):
+    verdicts(avh_time=2, accuracy_time=6, norm_rate=.01, norm_rho=0)
+    a,b = dynamics.verdict_table(.95),dynamics.verdict_table(.9)
+    assert '95% of the total change' in a and '90% of the total change' in b
+    differing = [i for i,(x,y) in enumerate(zip(a.splitlines(), b.splitlines())) if x!=y]
+    assert differing==[2] # of the rows, the first alone
+    p = {c: dynamics.plateaus(c).avh.mean() for c in (.9, .95)}
+    # 1-exp(-t/2) has gone 95 % of its way at t = 2 log 20, 90 % at 2 log 10, of 30
+    q = dynamics.plateaus(.95).query('schedule=="steps"')
+    assert q.avh.mean()==pytest.approx(2*np.log(20)/30, abs=.02) and q.correct.mean()==pytest.approx(6*np.log(20)/30, abs=.03) and p[.9]<p[.95]
+
+@pytest.mark.parametrize('intervals,word', [([(.1, .2), (.3, .4)], 'yes'), ([(-.2, -.1)], 'no'), ([(.1, .2), (-.1, .2)], 'mixed'), ([(.1, .2), (-.2, -.1)], 'mixed')])
+def test_judge(intervals, word): assert dynamics.judge(intervals)==word
+
+def test_committed_records_are_whole():
+    for study,module in (('dynamics', dynamics), ('degradation', degradation), ('adversarial', adversarial)):
+        records = read_records(study, ROOT/'results')
+        assert {json.dumps([r['config'], r['seed']]) for r in records}=={json.dumps([c, s]) for c,s in module.grid(3)}, study
+        for r in records: assert r['commit'] and not r['commit'].endswith('+changes') and {'device', 'versions', 'time', 'seconds'}<=r.keys()
+    for r in read_records('dynamics', ROOT/'results'):
+        assert r['metrics']['selection']=='last epoch'
+        t = pd.read_parquet(ROOT/'results'/r['metrics']['trace'])
+        last = t[t.epoch==r['config']['epochs']].set_index('score')['mean']
+        assert abs(last['correct']-r['metrics']['accuracy'])<1e-9 and abs(last['loss']-r['metrics']['test_loss'])<1e-5 and abs(last['train_loss']-r['metrics']['train_loss'])<1e-9
+
+def test_records_of_three_studies_speak_of_the_same_networks():
+    "The clean images of degradation and the start of the walk are those of the last epoch of dynamics"
+    accuracy = {(r['config']['arch'], r['seed']): r['metrics']['accuracy'] for r in read_records('dynamics', ROOT/'results')}
+    for r in read_records('degradation', ROOT/'results'): assert r['metrics']['accuracy level 0']==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=2e-3)
+    for r in read_records('adversarial', ROOT/'results'): assert r['metrics']['images']/2000==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=.03)
+
+def test_harder():
+    "AUROC by counting pairs"
+    rng = np.random.default_rng(0)
+    clean,now = ({k: rng.normal(size=50)+shift for k in adversarial.HARDNESS} for shift in (0, .5))
+    which = rng.random(50)<.6
+    got = adversarial.harder(clean, now, which)
+    for k in adversarial.HARDNESS:
+        sign = -1 if k in ('confidence_predicted', 'norm') else 1
+        pairs = sign*now[k][which][:, None]>sign*clean[k][which][None]
+        assert got[k]==pytest.approx(pairs.mean())
+
+def test_judging_degradation():
+    assert [degradation.judge(*i) for i in ((.1, .2), (-.2, -.1), (-.1, .1))]==['yes', 'no', 'open']
+    assert [adversarial.judge(*i) for i in ((.6, .7), (.3, .4), (.4, .6))]==['yes', 'no', 'open']
