@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['lightning_callback', 'transformers_callback']
 
-# %% ../nbs/91_adapters.ipynb #2cc180f2
+# %% ../nbs/91_adapters.ipynb #b335b45d
 import math
 from .core import optional
 from .head import unpack_batch
-from .tracker import Listener, Tracker
+from .listener import Listener
+from .tracker import Tracker
 
 # %% ../nbs/91_adapters.ipynb #cbc7943d
 def lightning_callback(
