@@ -14,13 +14,14 @@ from tqdm import tqdm
 from .core import check_on_invalid, report_invalid
 from .scores import Scores, score
 
-# %% ../nbs/04_head.ipynb #9752d22c
+# %% ../nbs/04_head.ipynb #cd8e3185
 def unpack_batch(
-    batch, # (x, y), x, or a mapping of arguments
+    batch, # (x, y), x, a mapping of arguments, or a function that runs a model
     device='cpu',
 )->tuple: # Function that runs a model on it; labels or None
     "Set apart the labels of a batch, and say how a model is called with the rest"
     def move(v): return v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+    if callable(batch): return batch,None
     if isinstance(batch, Mapping):
         inputs = {k: move(v) for k,v in batch.items() if k not in ('labels', 'label')}
         return (lambda model: model(**inputs)),batch.get('labels', batch.get('label'))

@@ -10,7 +10,7 @@ import torch
 from .head import find_head
 from .scores import Scores, score
 
-# %% ../nbs/08_listener.ipynb #a1fc71fe
+# %% ../nbs/08_listener.ipynb #5ceca6b4
 class Listener:
     "Scores what enters the head of a network while somebody else runs it in evaluation mode; errors name labels that are too few or too many"
     def __init__(self,
@@ -32,13 +32,13 @@ class Listener:
         self.found = name
         self.handles.append(layer.register_forward_pre_hook(self._head_called))
     def find(self, batch):
-        "Find the head, if it is not known yet, by running the model on a batch"
+        "Find the head, if it is not known yet, by running the model on a batch, or by a function that runs it"
         if self.found is None:
             self.found = '' # finding the head calls the model, which must not look for it again
             self._hook(find_head(self.model, batch)[0])
     def _model_called(self, model, args, kwargs):
         if model.training: return
-        self.find(kwargs or args)
+        self.find(lambda m: m(*args, **kwargs))
         if self.found and kwargs.get('labels') is not None: self.expect(kwargs['labels'])
     def _head_called(self, layer, args):
         if layer.training: return
