@@ -35,7 +35,7 @@ def verdicts(tmp_path, monkeypatch):
         dynamics.curves.cache_clear()
         monkeypatch.setenv('AVH_RESULTS', str(tmp_path/'r'))
         made_up(tmp_path/'r', **kwargs)
-        return [v[4] for v in dynamics.verdicts(criterion)]
+        return [dynamics.overall(v[4]) for v in dynamics.verdicts(criterion)]
     yield of
     dynamics.curves.cache_clear()
 
@@ -58,6 +58,8 @@ def test_the_criterion_moves_the_table(verdicts, tmp_path):
 
 @pytest.mark.parametrize('intervals,word', [([(.1, .2), (.3, .4)], 'yes'), ([(-.2, -.1)], 'no'), ([(.1, .2), (-.1, .2)], 'mixed'), ([(.1, .2), (-.2, -.1)], 'mixed')])
 def test_judge(intervals, word): assert dynamics.judge(intervals)==word
+
+def test_overall(): assert [dynamics.overall({'steps': a, 'one cycle': b}) for a,b in (('yes', 'yes'), ('no', 'no'), ('yes', 'no'), ('yes', 'mixed'))]==['yes', 'no', 'mixed', 'mixed']
 
 def test_committed_records_are_whole():
     for study,module in (('dynamics', dynamics), ('degradation', degradation), ('adversarial', adversarial)):
