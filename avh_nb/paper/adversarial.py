@@ -115,7 +115,7 @@ def over_families(of, key):
 
 def path_of(of, key): return np.array([[m[f'{key} step {i}'] for i in range(WALK['steps']+1)] for m in of])
 
-# %% ../../nbs/paper/37_adversarial.ipynb #0e5a4b69
+# %% ../../nbs/paper/37_adversarial.ipynb #d733c58d
 ATTACK_NAMES = tuple(f"{a['attack'].upper()}, {a['eps']}" for a in ATTACKS)
 SCORE_NAMES = {k: style(k)['label']+(' of the label' if k=='avh' else '') for k in HARDNESS}
 
@@ -146,8 +146,10 @@ def summary():
     def said(i): return f'{i[0]:.2f} [{i[1]:.2f}, {i[2]:.2f}]'
     seen = dict(yes='still looks harder than a clean image', no='looks *easier* than a clean image', open='cannot be told from a clean image')[judge(*end['avh_predicted'][1:])]
     lead = dict(yes='**Yes, if the label is known', no='**No, not even if the label is known', open='**Undecided, if the label is known')[judge(*end['avh'][1:])]
+    weak = recorded(1)
     norm = over_families({a: [{'ratio': m[f"norm step {WALK['steps']}"]/m['norm step 0']} for m in ms] for a,ms in of.items()}, 'ratio')
     return '\n'.join([f"{lead}; without the label an adversarial example {seen}, by AVH of the class the network sees.** After 20 steps of PGD within 8/255, AVH of the label calls the example harder than a clean image in {said(end['avh'])} of the pairs, AVH of the predicted class in {said(end['avh_predicted'])}, and confidence in the predicted class in {said(end['confidence_predicted'])}.", '',
         f"- *At the border*, when it has just crossed to another class: {said(crossing['avh_predicted'])} by AVH of the predicted class, {said(crossing['confidence_predicted'])} by confidence.",
+        f"- *A weak attack*, within 2/255, crosses with {over_families(weak, 'success')[0]:.0%} of the images and stays near the border: {said(over_families(weak, 'auroc end avh_predicted'))} and {said(over_families(weak, 'auroc end confidence_predicted'))}.",
         f"- *On the way* the feature turns away from its class, and the norm ends at {said(norm)} of what it was at the start.", '',
         f'95 % intervals over {min(map(len, of.values()))} seeds, each the mean of four families of networks trained on CIFAR-10; 0.5 is chance.'])

@@ -93,7 +93,7 @@ def recorded():
     if any(len(m)<2 for m in res.values()): raise LookupError('degradation: fewer than two seeds are recorded; run `avh_rebuild degradation`')
     return res
 
-# %% ../../nbs/paper/33_degradation.ipynb #db800acc
+# %% ../../nbs/paper/33_degradation.ipynb #aa5ecec5
 def difference(of, a='avh', b='confidence'):
     "Mean within-image correlation of `a` minus that of `b`, over all degradations, and its interval over seeds"
     return mean_interval(np.mean([[m[f'{a} mean']-m[f'{b} mean'] for m in ms] for ms in of.values()], axis=0))
@@ -105,7 +105,7 @@ def claims():
     of = recorded()
     m = {d: interval_of(ms, 'avh median') for d,ms in of.items()}
     d = difference(of)
-    return [('AVH rises with the degradation within an image, for each of six kinds (smallest median ρ)', 'a figure', '{1[0]:.2f} [{1[1]:.2f}, {1[2]:.2f}] ({0})'.format(*min(m.items(), key=lambda i: i[1][0])), 'yes' if all(i[1]>0 for i in m.values()) else 'no'),
+    return [('AVH rises with the degradation within an image, for each of six kinds (smallest median ρ)', 'a figure', '{1[0]:.2f} [{1[1]:.2f}, {1[2]:.2f}] ({0})'.format(*min(((style(k)['label'], i) for k,i in m.items()), key=lambda i: i[1][0])), 'yes' if all(i[1]>0 for i in m.values()) else 'no'),
         ('AVH follows the degradation better than confidence (difference of mean within-image ρ)', 'not given', f'{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]', judge(*d[1:]))]
 
 def summary():
