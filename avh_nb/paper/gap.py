@@ -56,7 +56,7 @@ def corner(
     order = np.lexsort((-(people+networks), -np.minimum(people, networks)))
     return table.iloc[order[:n]]
 
-# %% ../../nbs/paper/34_gap.ipynb #d75de13c
+# %% ../../nbs/paper/34_gap.ipynb #02b63f6b
 def gallery(score, n=3):
     "Four corners of people against networks, `n` images each, with votes"
     table,test,votes = gap_table(),cifar10('test'),cifar10h()
@@ -64,7 +64,7 @@ def gallery(score, n=3):
         for c,name in enumerate(CORNERS):
             for j,i in enumerate(corner(table, name, score, n).index):
                 picture,bars = axes[2*c, j],axes[2*c+1, j]
-                picture.imshow(test.x[i].permute(1, 2, 0)); picture.set(xticks=[], yticks=[])
+                picture.imshow(test.x[i].permute(1, 2, 0), interpolation='nearest'); picture.set(xticks=[], yticks=[])
                 # the corner is named above its middle image
                 picture.set_title((f'{name}\n' if j==n//2 else '')+f'{test.classes[test.y[i]]} (image {i})', fontsize=9, linespacing=1.5)
                 most = [k for k in np.argsort(-votes[i], kind='stable')[:3] if votes[i, k]]
