@@ -235,7 +235,7 @@ def conjecture(criterion=.95):
             easy_turn=angle['bin 5'][start]-angle['bin 5'][end], hard_turn=(angle[[f'bin {b}' for b in (1, 2, 3)]]*sizes).sum(axis=1).diff(end-start).iloc[-1]/-sizes.sum()))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/paper/32_dynamics.ipynb #98a76c5b
+# %% ../../nbs/paper/32_dynamics.ipynb #6bccb2c8
 def verdicts(criterion=.95):
     "The five discoveries: (number, published statement, definition of the test, what is seen under each schedule, verdict under each)"
     of = [('AVH reaches a plateau early, while accuracy and loss still improve', f'epoch from which on {criterion:.0%} of the total change is made, as share of the training; how much later (+) than AVH are accuracy and losses, paired within runs', discovery_1(criterion)),
@@ -254,6 +254,6 @@ def claims():
 def verdict_table(criterion=.95):
     "The five verdicts as a table in Markdown"
     n = curves().groupby('schedule').seed.nunique()
-    def word(v): return f'**{WORDS[overall(v)]}**'+(f"\n{WORDS[v['steps']]} (steps)\n{WORDS[v['one cycle']]} (one cycle)" if overall(v)=='mixed' else '')
+    def word(v): return f'**{WORDS[overall(v)]}**'+(f"\n{WORDS[v['steps']]} (steps)\n{WORDS[v['one cycle']]} (one cycle)" if len(set(v.values()))>1 else '')
     rows = {i: {'verdict': word(verdict), 'the paper says, and how it is tested': f'**{published}**\n{test}', **{s: words[s].replace('; ', '\n') for s in SCHEDULES}} for i,published,test,words,verdict in verdicts(criterion)}
     return f"{markdown_table(pd.DataFrame(rows).T)}\n\nEstimates with 95 % intervals over seeds: {n['steps']} for each of four families under steps, {n['one cycle']} under one cycle; CIFAR-10 test images."
