@@ -235,7 +235,7 @@ def conjecture(criterion=.95):
             easy_turn=angle['bin 5'][start]-angle['bin 5'][end], hard_turn=(angle[[f'bin {b}' for b in (1, 2, 3)]]*sizes).sum(axis=1).diff(end-start).iloc[-1]/-sizes.sum()))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/paper/32_dynamics.ipynb #6bccb2c8
+# %% ../../nbs/paper/32_dynamics.ipynb #980e3caa
 def verdicts(criterion=.95):
     "The five discoveries: (number, published statement, definition of the test, what is seen under each schedule, verdict under each)"
     of = [('AVH reaches a plateau early, while accuracy and loss still improve', f'epoch from which on {criterion:.0%} of the total change is made, as share of the training; how much later (+) than AVH are accuracy and losses, paired within runs', discovery_1(criterion)),
@@ -249,7 +249,8 @@ WORDS = dict(yes='holds', no='does not', mixed='mixed')
 
 def claims():
     "The five discoveries in one line each: (claim, published, here, holds)"
-    return [(f'discovery {i}: {published}', 'a figure', words['steps'], overall(verdict)) for i,published,_,words,verdict in verdicts()]
+    units = ('share of the training, and how much later than AVH', "Kendall's τ", '% an epoch', 'ρ', 'ρ')
+    return [(f'discovery {i}: {published}', 'a figure', f'{unit}: {words["steps"]}', overall(verdict)) for (i,published,_,words,verdict),unit in zip(verdicts(), units)]
 
 def verdict_table(criterion=.95):
     "The five verdicts as a table in Markdown"
