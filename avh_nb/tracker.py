@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_parquet', 'read_trace', 'trace_means', 'report', 'Tracker']
 
-# %% ../nbs/13_tracker.ipynb #26e99881
+# %% ../nbs/13_tracker.ipynb #5ec78c10
 import os, re
 import pandas as pd, torch
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import optional
 from .curves import growth_rate, plateau, stalled
 from .data import Images
-from .head import score_model
+from .head import score_model, unpack_batch
 from .listener import Listener
 from .scores import score
 
@@ -48,12 +48,12 @@ def trace_means(
     if 'label' in trace: trace = trace.assign(accuracy=(trace.pred==trace.label).astype(float))
     return trace.drop(columns=['image', 'pred', 'label'], errors='ignore').groupby('epoch').mean()
 
-# %% ../nbs/13_tracker.ipynb #0a83af00
+# %% ../nbs/13_tracker.ipynb #7d602f8e
 def report(
     trace: pd.DataFrame, # As `read_trace` gives it
     criterion: float=.95, # Share of its change after which a curve is on its plateau
     patience: int=3, # Epochs after which AVH that stands still has stalled
-)->dict: # Empty-handed values are NaN: of one epoch nothing can be said
+)->dict: # NaN where one epoch is too few to tell
     "What a trace says about training so far: plateau epochs, growth of the norm, and whether AVH has stalled while the loss falls"
     means = trace_means(trace)
     loss = means['train_loss' if 'train_loss' in means and means.train_loss.notna().sum()>1 else 'loss'].dropna() # before training there is no training loss
@@ -65,7 +65,7 @@ def report(
     res['avh_stalled'] = len(avh)>1 and stalled(avh.to_numpy(), loss.to_numpy(), patience)
     return res
 
-# %% ../nbs/13_tracker.ipynb #5e9841aa
+# %% ../nbs/13_tracker.ipynb #3e1e7424
 class Tracker:
     "Scores held-out data after each epoch and keeps a trace"
     def __init__(self,
@@ -87,7 +87,7 @@ class Tracker:
         labels = []
         def loader():
             for batch in self.data:
-                y = batch.get('labels', batch.get('label')) if isinstance(batch, dict) else batch[1] if isinstance(batch, (tuple, list)) and len(batch)>1 else None
+                y = unpack_batch(batch)[1]
                 if y is not None: labels.append(torch.as_tensor(y).cpu())
                 yield batch
         frame = score_model(model, loader(), self.head, progress=False).to_frame()

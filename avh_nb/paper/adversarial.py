@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEEDS', 'WALK', 'ATTACKS', 'IMAGES', 'grid', 'run']
 
-# %% ../../nbs/paper/37_adversarial.ipynb #d949d7ce
+# %% ../../nbs/paper/37_adversarial.ipynb #17e60bcc
 import numpy as np, pandas as pd, torch
 from functools import cache
 from sklearn.metrics import roc_auc_score
@@ -13,7 +13,7 @@ from ..angles import angles
 from ..attack import fgsm, pgd_path
 from ..data import cifar10
 from ..models import FAMILIES
-from .dynamics import network
+from .dynamics import network, said
 from ..plots import style
 from ..records import markdown_table, read_records
 from ..scores import score
@@ -33,8 +33,9 @@ def grid(
     if part!='all': raise ValueError(f"part: expected 'all', got {part!r}")
     return [({'arch': a, **attack}, s) for s in range(seeds) for a in FAMILIES for attack in ATTACKS]
 
-# %% ../../nbs/paper/37_adversarial.ipynb #6c18dbe3
-HARDNESS = dict(avh='with label', avh_predicted='without', angular_gap_predicted='without', confidence_predicted='without', entropy='without', norm='without')
+# %% ../../nbs/paper/37_adversarial.ipynb #b7bd755f
+# which end is hard; the angular gap is taken with its sign turned
+HARDNESS = dict(avh='high', avh_predicted='high', angular_gap_predicted='high', confidence_predicted='low', entropy='high', norm='low')
 
 @torch.no_grad()
 def look(net, normalise, x, source, target):
@@ -61,9 +62,8 @@ def walk(net, normalise, x, source, target, config):
 def harder(clean, now, which):
     "How well each score tells changed images from clean ones by calling them harder: area under the ROC curve, 0.5 is chance, below it they look easier"
     res = {}
-    for k in HARDNESS:
-        sign = -1 if k in ('confidence_predicted', 'norm') else 1
-        values = sign*np.concatenate([clean[k][which], now[k][which]])
+    for k,hard in HARDNESS.items():
+        values = (1 if hard=='high' else -1)*np.concatenate([clean[k][which], now[k][which]])
         res[k] = float(roc_auc_score(np.repeat([0, 1], which.sum()), values))
     return res
 
@@ -115,7 +115,7 @@ def over_families(of, key):
 
 def path_of(of, key): return np.array([[m[f'{key} step {i}'] for i in range(WALK['steps']+1)] for m in of])
 
-# %% ../../nbs/paper/37_adversarial.ipynb #d733c58d
+# %% ../../nbs/paper/37_adversarial.ipynb #66a3deb3
 ATTACK_NAMES = tuple(f"{a['attack'].upper()}, {a['eps']}" for a in ATTACKS)
 SCORE_NAMES = {k: style(k)['label']+(' of the label' if k=='avh' else '') for k in HARDNESS}
 
@@ -126,7 +126,7 @@ def roc_table():
         for moment in ('end', 'crossing') if ATTACKS[i]['attack']=='pgd' else ('end',):
             cells = {SCORE_NAMES[k]: over_families(recorded(i), f'auroc {moment} {k}') for k in HARDNESS}
             won = over_families(recorded(i), 'success')
-            rows.append({'attack': name+(', just across' if moment=='crossing' else ''), 'share that crossed': f'{won[0]:.2f}', **{k: f'{v[0]:.2f}\n[{v[1]:.2f}, {v[2]:.2f}]' for k,v in cells.items()}})
+            rows.append({'attack': name+(', just across' if moment=='crossing' else ''), 'share that crossed': f'{won[0]:.2f}', **{k: said(v, between='\n') for k,v in cells.items()}})
     return markdown_table(pd.DataFrame(rows).set_index('attack').T)
 
 def judge(low, high): return 'yes' if low>.5 else 'no' if high<.5 else 'open'
@@ -135,7 +135,6 @@ def claims():
     "What this page tests: (claim, published, here, holds)"
     of = recorded(0)
     a,b = (over_families(of, f'auroc end {k}') for k in ('avh', 'avh_predicted'))
-    def said(i): return f'{i[0]:.2f} [{i[1]:.2f}, {i[2]:.2f}]'
     return [('an adversarial example (PGD 8/255) is hard by AVH of its label (share of pairs above 0.5)', 'a figure', said(a), judge(*a[1:])),
         ('... and by AVH of the class the network sees', 'not given', said(b), judge(*b[1:]))]
 
@@ -143,7 +142,6 @@ def summary():
     "What this page finds, in a few sentences of Markdown"
     of = recorded(0)
     end,crossing = ({k: over_families(of, f'auroc {moment} {k}') for k in HARDNESS} for moment in ('end', 'crossing'))
-    def said(i): return f'{i[0]:.2f} [{i[1]:.2f}, {i[2]:.2f}]'
     seen = dict(yes='still looks harder than a clean image', no='looks *easier* than a clean image', open='cannot be told from a clean image')[judge(*end['avh_predicted'][1:])]
     lead = dict(yes='**Yes, if the label is known', no='**No, not even if the label is known', open='**Undecided, if the label is known')[judge(*end['avh'][1:])]
     weak = recorded(1)

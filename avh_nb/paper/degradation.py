@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['NEEDS', 'SCORES', 'grid', 'run']
 
-# %% ../../nbs/paper/33_degradation.ipynb #7d6c861a
+# %% ../../nbs/paper/33_degradation.ipynb #2030d40f
 import numpy as np, pandas as pd
 from functools import cache
 from ..data import Images, cifar10
 from ..degrade import DEGRADATIONS, LEVELS, degrade, within_image_spearman
 from ..models import FAMILIES
-from .dynamics import network
-from .human import ALL_HARD_IS
+from .dynamics import network, said
+from .human import ALL_HARD_IS, judge
 from ..plots import plot_intervals, style
 from ..records import markdown_table, read_records
 from ..scores import score
@@ -65,15 +65,14 @@ def run(config, seed, device='cpu'):
     "One network of the study dynamics on the CIFAR-10 test images at six levels of one degradation"
     return summarise(score_levels(network(config['arch'], seed, device), cifar10('test'), config['degradation']))
 
-# %% ../../nbs/paper/33_degradation.ipynb #d5a9caec
+# %% ../../nbs/paper/33_degradation.ipynb #83463d61
 def interval_of(metrics, key):
     "Mean and interval over seeds of a correlation, which cannot leave -1 to 1"
     return tuple(min(1., max(-1., v)) for v in mean_interval([m[key] for m in metrics]))
 
 def median_table(of):
     "Median within-image correlation with the level for each score (rows) and degradation, with the interval over seeds; `of` has a list of metrics for each degradation, one a seed"
-    def said(i): return f'{i[0]:.2f}\n[{i[1]:.2f}, {i[2]:.2f}]'
-    return markdown_table(pd.DataFrame({style(d)['label']: {style(k)['label']: said(interval_of(m, f'{k} median')) for k in SCORES} for d,m in of.items()}))
+    return markdown_table(pd.DataFrame({style(d)['label']: {style(k)['label']: said(interval_of(m, f'{k} median'), between='\n') for k in SCORES} for d,m in of.items()}))
 
 def draw_medians(ax, of, scores=('avh', 'confidence', 'avh_predicted', 'confidence_predicted', 'norm')):
     "The table as a picture"
@@ -93,20 +92,18 @@ def recorded():
     if any(len(m)<2 for m in res.values()): raise LookupError('degradation: fewer than two seeds are recorded; run `avh_rebuild degradation`')
     return res
 
-# %% ../../nbs/paper/33_degradation.ipynb #aa5ecec5
+# %% ../../nbs/paper/33_degradation.ipynb #86c7ec42
 def difference(of, a='avh', b='confidence'):
     "Mean within-image correlation of `a` minus that of `b`, over all degradations, and its interval over seeds"
     return mean_interval(np.mean([[m[f'{a} mean']-m[f'{b} mean'] for m in ms] for ms in of.values()], axis=0))
-
-def judge(low, high): return 'yes' if low>0 else 'no' if high<0 else 'open'
 
 def claims():
     "What this page tests: (claim, published, here, holds)"
     of = recorded()
     m = {d: interval_of(ms, 'avh median') for d,ms in of.items()}
-    d = difference(of)
-    return [('AVH rises with the degradation within an image, for each of six kinds (smallest median ρ)', 'a figure', '{1[0]:.2f} [{1[1]:.2f}, {1[2]:.2f}] ({0})'.format(*min(((style(k)['label'], i) for k,i in m.items()), key=lambda i: i[1][0])), 'yes' if all(i[1]>0 for i in m.values()) else 'no'),
-        ('AVH follows the degradation better than confidence (difference of mean within-image ρ)', 'not given', f'{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]', judge(*d[1:]))]
+    least,d = min(m, key=lambda k: m[k][0]),difference(of)
+    return [('AVH rises with the degradation within an image, for each of six kinds (smallest median ρ)', 'a figure', f"{said(m[least])} ({style(least)['label']})", 'yes' if all(i[1]>0 for i in m.values()) else 'no'),
+        ('AVH follows the degradation better than confidence (difference of mean within-image ρ)', 'not given', said(d, '+.3f'), judge(*d[1:]))]
 
 def summary():
     "What this page finds, in a few sentences of Markdown"
@@ -117,6 +114,6 @@ def summary():
     words = dict(yes='better than', no='less well than', open='no better and no worse than')
     lead = {True: '**Yes, AVH rises when an image is made harder to see.**', False: '**Not with every degradation does AVH rise.**'}[all(i[1]>0 for i in m.values())]
     return '\n'.join([f"{lead} Over the level of degradation, AVH of a typical CIFAR-10 test image rises with a median within-image Spearman's ρ of {min(i[0] for i in m.values()):.2f} to {max(i[0] for i in m.values()):.2f}, depending on the degradation (positive with its interval: {names(lambda i: i[1]>0)}; not: {names(lambda i: i[1]<=0)}).", '',
-        f"- *Against confidence*: AVH follows the level {words[judge(*d[1:])]} confidence; the mean within-image ρ differs by {d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}].",
-        f"- *Without a label*: AVH of the predicted class follows the level {words[judge(*p[1:])]} the confidence in it, by {p[0]:+.3f} [{p[1]:+.3f}, {p[2]:+.3f}].", '',
+        f"- *Against confidence*: AVH follows the level {words[judge(*d[1:])]} confidence; the mean within-image ρ differs by {said(d, '+.3f')}.",
+        f"- *Without a label*: AVH of the predicted class follows the level {words[judge(*p[1:])]} the confidence in it, by {said(p, '+.3f')}.", '',
         f'95 % intervals over {n} seeds, each the mean of four families and 10,000 images.'])

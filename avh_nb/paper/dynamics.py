@@ -21,7 +21,7 @@ from ..records import markdown_table, read_records, results_folder
 from ..stats import mean_interval
 from ..tracker import write_parquet
 
-# %% ../../nbs/paper/32_dynamics.ipynb #0d752bdf
+# %% ../../nbs/paper/32_dynamics.ipynb #b6f1fd8f
 NEEDS = ('cifar10', 'cifar10h')
 STEPS = {**BASE, 'epochs': 15, 'schedule': 'steps'}
 
@@ -33,11 +33,13 @@ def grid(
     if part!='all': raise ValueError(f"part: expected 'all', got {part!r}")
     return [({'arch': arch, **STEPS}, s) for s in range(seeds) for arch in FAMILY_RUNS]
 
-def _weights(arch, seed): return work_folder()/'networks'/f'dynamics_{arch}_seed-{seed}.safetensors'
+def _name(arch, seed): return f'dynamics_{arch}_seed-{seed}'
+
+def _weights(arch, seed): return work_folder()/'networks'/f'{_name(arch, seed)}.safetensors'
 
 def run(config, seed, device='cpu'):
     "Train one network on CIFAR-10 and score the test images before training and after every epoch; returns metrics, writes means and correlations to results/traces, and keeps the weights in the work folder"
-    name = f"dynamics_{config['arch']}_seed-{seed}"
+    name = _name(config['arch'], seed)
     folder = work_folder()/name
     learner,trace,hsf = train_and_trace(config, seed, device, folder)
     table = per_epoch(trace, hsf)
@@ -64,7 +66,7 @@ def network(
     load_model(learner.bare_model, _weights(arch, seed), device=device)
     return learner
 
-# %% ../../nbs/paper/32_dynamics.ipynb #ac7f27fe
+# %% ../../nbs/paper/32_dynamics.ipynb #2a3c817f
 SCHEDULES = ('steps', 'one cycle')
 
 @cache
@@ -75,8 +77,8 @@ def curves():
         for r in read_records(study):
             c,seed = r['config'],r['seed']
             if study=='human' and c not in [{'arch': a, **BASE, **f} for a,f in FAMILY_RUNS.items()]: continue
-            path = results_folder()/'traces'/(f"dynamics_{c['arch']}_seed-{seed}_epochs.parquet" if study=='dynamics' else f'{run_name(c, seed)}_epochs.parquet')
-            t = pd.read_parquet(path)
+            name = _name(c['arch'], seed) if study=='dynamics' else run_name(c, seed)
+            t = pd.read_parquet(results_folder()/'traces'/f'{name}_epochs.parquet')
             tables.append(t.assign(schedule=schedule, arch=c['arch'], seed=seed, done=t.epoch/c['epochs']))
     t = pd.concat(tables, ignore_index=True)
     untrained = t[(t.epoch==0) & (t.schedule=='steps')]
@@ -92,7 +94,7 @@ def over_seeds(t, column):
     "Mean over families within each seed, and the interval of that over seeds"
     return mean_interval(t.groupby('seed')[column].mean())
 
-def said(interval, f='.2f'): return f'{interval[0]:{f}} [{interval[1]:{f}}, {interval[2]:{f}}]'
+def said(interval, f='.2f', between=' '): return f'{interval[0]:{f}}{between}[{interval[1]:{f}}, {interval[2]:{f}}]'
 
 def judge(intervals):
     "One word for several intervals (low, high): all above 0, all below, or neither"
@@ -235,14 +237,14 @@ def conjecture(criterion=.95):
             easy_turn=angle['bin 5'][start]-angle['bin 5'][end], hard_turn=(angle[[f'bin {b}' for b in (1, 2, 3)]]*sizes).sum(axis=1).diff(end-start).iloc[-1]/-sizes.sum()))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/paper/32_dynamics.ipynb #980e3caa
+# %% ../../nbs/paper/32_dynamics.ipynb #6702378d
 def verdicts(criterion=.95):
     "The five discoveries: (number, published statement, definition of the test, what is seen under each schedule, verdict under each)"
     of = [('AVH reaches a plateau early, while accuracy and loss still improve', f'epoch from which on {criterion:.0%} of the total change is made, as share of the training; how much later (+) than AVH are accuracy and losses, paired within runs', discovery_1(criterion)),
         ('AVH tells generalisation: the most accurate models have the best AVH', "Kendall's τ of low mean AVH with accuracy; the verdict is on families", discovery_2()),
         ('the norm of the feature keeps growing', 'slope of the log of the mean norm over the last half of the training, in % an epoch; the verdict asks for every family', discovery_3()),
         ("AVH's correlation with human selection frequency holds across models, throughout training", "Spearman's ρ; the verdict asks for every family at every epoch after the first", discovery_4()),
-        ("the norm's correlation with it does not", "Spearman's ρ; the verdict asks whether it ends at or below 0 in every family", discovery_5())]
+        ("the norm's correlation with it does not", "Spearman's ρ; the verdict asks whether its interval at the end reaches 0 or below in every family", discovery_5())]
     return [(i, published, test, words, verdict) for i,(published,test,(words,verdict)) in enumerate(of, 1)]
 
 WORDS = dict(yes='holds', no='does not', mixed='mixed')
