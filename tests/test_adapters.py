@@ -1,5 +1,6 @@
 "The tracker in loops of others: what it kept is what scoring the model afterwards gives."
 import logging
+from collections import UserDict
 import numpy as np, pytest, torch
 from avh_nb.adapters import lightning_callback, transformers_callback
 from avh_nb.data import digits
@@ -74,3 +75,13 @@ def test_neither_library_is_needed_to_import(tmp_path):
     code = "import sys; import avh_nb.adapters; print(any(m in sys.modules for m in ('lightning', 'pytorch_lightning', 'transformers')))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='False'
 
+
+def test_labels_are_found_in_any_mapping(data):
+    "Tokenisers give mappings that are no dict"
+    class Net(torch.nn.Module):
+        def __init__(self): super().__init__(); self.net = small_cnn()
+        def forward(self, pixels): return self.net(pixels)
+    test = data[2]
+    tracker = Tracker([UserDict(pixels=test.x/255, labels=test.y)])
+    tracker.track(Net())
+    assert tracker.trace().label.tolist()==test.y.tolist()
