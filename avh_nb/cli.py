@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['STUDIES', 'study_module', 'avh_rebuild', 'avh_data']
 
-# %% ../nbs/90_cli.ipynb #fb399750
+# %% ../nbs/90_cli.ipynb #1c55bd33
 import importlib, sys
+from inspect import signature
 from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #19a9abc6
-STUDIES = ('human', 'dynamics', 'degradation', 'adversarial')
+# %% ../nbs/90_cli.ipynb #526f2882
+STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain')
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
@@ -24,24 +25,30 @@ def _unrecorded(study, grid):
 
 @call_parse
 def avh_rebuild(
-    study: str, # Which study: human, dynamics, degradation or adversarial
+    study: str, # Which study: human, dynamics, degradation, adversarial or selftrain
     seeds: int=3, # Seeds of each run
     part: str='all', # Part of the grid; see the study's page
+    pairs: str='', # Only these pairs of domains, such as photo:sketch,usps:mnist5k
+    methods: str='', # Only these methods, such as cbst,cbst+avh
     device: str='cpu', # cpu or cuda
     dry: store_true=False, # Only say what is recorded and what would be run
 ):
     "Run what the records of a study lack, append one line a run, and go on where a killed run stopped"
     module = study_module(study)
-    try: grid = module.grid(seeds, part)
+    only = dict(pairs=tuple(tuple(p.split(':')) for p in pairs.split(',') if p), methods=tuple(m for m in methods.split(',') if m))
+    only = {k: v for k,v in only.items() if v}
+    for k in only:
+        if k not in signature(module.grid).parameters: sys.exit(f"{k}: {study} has no such choice")
+    try: grid = module.grid(seeds, part, **only)
     except ValueError as e: sys.exit(str(e))
     todo = _unrecorded(study, grid)
     print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded')
     summaries = module.summaries if hasattr(module, 'summaries') else list
     if dry or not (todo or _unrecorded(f'{study}_alignment', summaries())): return
-    missing = [n for n in module.NEEDS if not available(n)]
+    missing = [n for n in (module.needs(todo) if hasattr(module, 'needs') else module.NEEDS) if not available(n)]
     if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
     run_study(study, todo, module.run, device)
-    if part=='all' and summaries(): run_study(f'{study}_alignment', summaries(), module.align)
+    if part=='all' and not only and summaries(): run_study(f'{study}_alignment', summaries(), module.align)
 
 # %% ../nbs/90_cli.ipynb #aab55213
 @call_parse

@@ -29,9 +29,9 @@ def mirror(x, generator):
     "Mirror each image left to right with probability one half"
     return torch.where(torch.rand(len(x), generator=generator).view(-1, 1, 1, 1)<.5, x.flip(3), x)
 
-# %% ../nbs/12_learner.ipynb #f62e46fe
+# %% ../nbs/12_learner.ipynb #dabe867f
 def save_checkpoint(path, model, optimizer, scheduler, info: dict):
-    "Write model, optimizer, schedule and `info` (JSON) to one safetensors file, all or nothing"
+    "Write model, optimizer, schedule (or None) and `info` (JSON) to one safetensors file, all or nothing"
     tensors = {f'model.{k}': v for k,v in model.state_dict().items()}
     state = optimizer.state_dict()
     plain = {}
@@ -39,7 +39,7 @@ def save_checkpoint(path, model, optimizer, scheduler, info: dict):
         for k,v in values.items():
             if isinstance(v, torch.Tensor): tensors[f'optimizer.{i}.{k}'] = v
             else: plain[f'{i}.{k}'] = v
-    header = dict(info=info, scheduler=scheduler.state_dict(), groups=state['param_groups'], plain=plain)
+    header = dict(info=info, scheduler=scheduler and scheduler.state_dict(), groups=state['param_groups'], plain=plain)
     # safetensors stores no shared or strided memory
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in tensors.items()}
     part = Path(f'{path}.part')
@@ -57,7 +57,7 @@ def load_checkpoint(path, model, optimizer, scheduler)->dict: # `info` as it was
         i,k = key.split('.', 1)
         state.setdefault(int(i), {})[k] = v
     optimizer.load_state_dict(dict(state=state, param_groups=header['groups']))
-    scheduler.load_state_dict(header['scheduler'])
+    if scheduler: scheduler.load_state_dict(header['scheduler'])
     return header['info']
 
 # %% ../nbs/12_learner.ipynb #066f6f2b
