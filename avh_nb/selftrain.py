@@ -15,22 +15,21 @@ from .scores import avc
 def check_portion(portion):
     if not 0<portion<=1: raise ValueError(f"portion: expected above 0 and up to 1, got {portion}")
 
-# %% ../nbs/20_selftrain.ipynb #03d72e9f
+# %% ../nbs/20_selftrain.ipynb #badc4a5b
 def class_thresholds(
     confidence: torch.Tensor, # (N,) of each sample in its predicted class, or any other number that is high where a label can be trusted
     predicted: torch.Tensor, # (N,) predicted classes, integers from 0 to K-1
     portion: float, # Share to select of the samples predicted as each class, above 0 and up to 1; one sample at least
     n_classes: int, # K
-)->torch.Tensor: # (K,) select the samples of class k *above* threshold k; infinite where nothing is predicted as k
-    "Thresholds of class-balanced selection (lambda_k of CBST, Zou et al. 2018): above them lies the top portion of each class, with all that tie with its last; `ValueError` on a portion outside (0, 1] or NaN"
+)->torch.Tensor: # (K,) the least value within the portion: select the samples of class k not below threshold k; infinite where nothing is predicted as k
+    "Thresholds of class-balanced selection (lambda_k of CBST, Zou et al. 2018); ties with a threshold are selected too; `ValueError` on a portion outside (0, 1] or NaN"
     check_portion(portion)
     if predicted.shape!=confidence.shape: raise ValueError(f"predicted: expected shape {tuple(confidence.shape)}, as confidence has, got {tuple(predicted.shape)}")
     if confidence.isnan().any(): raise ValueError(f"confidence: NaN at index {confidence.isnan().nonzero()[0].item()}")
     res = confidence.new_full((n_classes,), torch.inf)
     for k in predicted.unique().tolist():
         of_k = confidence[predicted==k]
-        last = of_k.topk(max(1, round(portion*len(of_k)))).values[-1]
-        res[k] = last.nextafter(last.new_tensor(-torch.inf)) # just below, so that the last of the portion is above it
+        res[k] = of_k.topk(max(1, round(portion*len(of_k)))).values[-1]
     return res
 
 # %% ../nbs/20_selftrain.ipynb #19985f07
@@ -51,7 +50,7 @@ def thresholds(values, predicted, portion, class_balance):
     if class_balance: return class_thresholds(of_predicted, predicted, portion, n_classes)
     return class_thresholds(of_predicted, torch.zeros_like(predicted), portion, 1).expand(n_classes)
 
-# %% ../nbs/20_selftrain.ipynb #73816f35
+# %% ../nbs/20_selftrain.ipynb #21a34999
 METHODS = ('cbst', 'mrkld', 'mrl2', 'mrent', 'lrent', 'mrkld+lrent')
 
 def check_method(method):
@@ -72,14 +71,15 @@ def pseudo_labels(
     lam = thresholds(probs, predicted, portion, class_balance)
     ratio = probs.double()/lam
     label = ratio.argmax(1)
-    def above(values, threshold): return values.gather(1, label[:, None])[:, 0]>threshold[label]
-    keep = above(probs, lam)
+    def reaches(values, threshold): return values.gather(1, label[:, None])[:, 0]>=threshold[label]
     if 'lrent' in method:
         power = ratio.log()/alpha # of (p/lambda)^(1/alpha), the log
         res = power.softmax(1).to(probs.dtype)
-        keep = keep | (power.logsumexp(1)>0) # the first implies the second, but for rounding
-    else: res = F.one_hot(label, probs.shape[1]).to(probs.dtype)
-    if gate is not None: keep = above(gate, thresholds(gate, predicted, portion, class_balance))
+        keep = power.logsumexp(1)>=0
+    else:
+        res = F.one_hot(label, probs.shape[1]).to(probs.dtype)
+        keep = reaches(probs, lam)
+    if gate is not None: keep = reaches(gate, thresholds(gate, predicted, portion, class_balance))
     return torch.where(keep[:, None], res, 0)
 
 # %% ../nbs/20_selftrain.ipynb #311348a7
