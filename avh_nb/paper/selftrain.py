@@ -6,7 +6,7 @@
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES', 'PARTS',
            'arguments', 'grid', 'needs', 'run']
 
-# %% ../../nbs/paper/35_selftrain.ipynb #d3bd06c6
+# %% ../../nbs/paper/35_selftrain.ipynb #459817fc
 import copy, os
 import torch
 from functools import cache
@@ -18,7 +18,9 @@ from ..digit_domains import printed_digits, resized
 from ..learner import Normalise
 from ..models import Classifier, efficientnet_lite, small_cnn
 from .human import work_folder
-from ..selftrainer import GATES, Domain, SelfTrainer, SourceValidation, TargetOracle, portions
+from ..selection import SourceValidation, TargetOracle
+from ..selftrain import GATES
+from ..selftrainer import Domain, SelfTrainer, portions
 
 # %% ../../nbs/paper/35_selftrain.ipynb #c0736344
 BASES = ('cbst', 'mrkld', 'lrent', 'mrkld+lrent')
