@@ -12,8 +12,8 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #526f2882
-STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain')
+# %% ../nbs/90_cli.ipynb #b644506b
+STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain', 'visda')
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
@@ -25,7 +25,7 @@ def _unrecorded(study, grid):
 
 @call_parse
 def avh_rebuild(
-    study: str, # Which study: human, dynamics, degradation, adversarial or selftrain
+    study: str, # Which study: human, dynamics, degradation, adversarial, selftrain or visda
     seeds: int=3, # Seeds of each run
     part: str='all', # Part of the grid; see the study's page
     pairs: str='', # Only these pairs of domains, such as photo:sketch,usps:mnist5k

@@ -83,12 +83,12 @@ def read_images(
     x = torch.from_numpy(np.stack(x)) if x else torch.zeros(0, 1, 1, dtype=torch.uint8)
     return (x[:, None] if mode=='L' else x.permute(0, 3, 1, 2)).contiguous(),torch.from_numpy(labels.to_numpy().astype(np.int64))
 
-# %% ../nbs/10_data.ipynb #579c3834
+# %% ../nbs/10_data.ipynb #b65610cf
 @dataclass(frozen=True)
 class Source:
     "One file of a data set, and where it can be had"
     file: str # Below the data root
-    repo: str='' # A data set on the Hugging Face hub ...
+    repo: str='' # A data set on the Hugging Face hub; without it and `remote`, to be had by hand ...
     remote: str='' # ... and the file's path in it, or a whole address
     sha256: str='' # Of the file; where empty, the digest that the hub publishes is checked
 
@@ -98,6 +98,7 @@ SOURCES = {
         sha256='9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff')],
     'pacs': [Source('pacs/train-00000-of-00001.parquet', 'flwrlabs/pacs', 'data/train-00000-of-00001.parquet')],
     'usps': [Source(f'usps/{s}-00000-of-00001.parquet', 'flwrlabs/usps', f'data/{s}-00000-of-00001.parquet') for s in ('train', 'test')],
+    'visda': [Source(f'visda/{s}/image_list.txt') for s in ('train', 'validation')], # to be unpacked by hand, with its images beside it
 }
 
 def data_root()->Path:
@@ -118,7 +119,7 @@ def available(
     "Are all files of these data sets below the data root?"
     return all((data_root()/s.file).exists() for name in names for s in SOURCES[name])
 
-# %% ../nbs/10_data.ipynb #edcf1471
+# %% ../nbs/10_data.ipynb #2e8b526f
 def sha256(path):
     "SHA-256 of a file, as hexadecimal"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
@@ -134,6 +135,7 @@ def fetch(
         path = data_root()/s.file
         paths.append(path)
         if path.exists(): continue
+        if not (s.repo or s.remote): raise ValueError(f"{name}: cannot be downloaded from here; unpack its archives so that {path} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
         part,expected = path.with_suffix('.part'),s.sha256
         if s.repo:

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FONTS', 'printed_digits', 'resized']
 
-# %% ../nbs/17_digit_domains.ipynb #7214761a
+# %% ../nbs/17_digit_domains.ipynb #28fe2262
 import matplotlib
 import numpy as np, torch, torch.nn.functional as F
 from functools import cache
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
-from .data import DIGITS, Images, digits, mnist5k
+from .data import DIGITS, Images
 
 # %% ../nbs/17_digit_domains.ipynb #9396bada
 FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic',

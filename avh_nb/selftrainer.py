@@ -42,7 +42,7 @@ def batches(n, batch_size, steps, generator):
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-steps*batch_size//n))]
     return torch.cat(orders)[:steps*batch_size].view(steps, batch_size)
 
-# %% ../nbs/25_selftrainer.ipynb #691b6765
+# %% ../nbs/25_selftrainer.ipynb #8257ef04
 class SelfTrainer:
     "Trains a classifier on a labelled source and, round by round, on its own labels of a target"
     def __init__(self,
@@ -61,13 +61,14 @@ class SelfTrainer:
         weight: float=.1, # Of the regulariser
         alpha: float=.25, # Softness of LRENT
         validation: float=.1, # Share of the source held out
-        selection=LastRound(), # Which round's weights to end with
+        selection=None, # Which round's weights to end with, a rule of `avh_nb.selection`; None: the last
         seed: int=0, # Of the held-out part, the order of samples, augmentation and dropout; the model is made, and seeded, by the caller
         checkpoint=None, # File to save to after each round and to resume from if it exists
         mixed_precision: bool=False, # bfloat16 autocast
         device: str='cpu',
         progress: bool=True, # Show a progress bar?
     ):
+        selection = selection or LastRound()
         check_method(method)
         for portion in schedule:
             if portion!=0: check_portion(portion)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEEDS', 'STEPS', 'grid', 'run', 'network', 'plateaus', 'warnings_of_a_stall', 'taus', 'growths', 'correlations']
 
-# %% ../../nbs/paper/32_dynamics.ipynb #cc19f976
+# %% ../../nbs/paper/32_dynamics.ipynb #1ac7ff07
 import shutil
 import numpy as np, pandas as pd
 from functools import cache
@@ -15,9 +15,9 @@ from ..curves import growth_rate, plateau, stalled
 from ..data import cifar10
 from ..learner import Learner
 from ..models import FAMILIES
-from .human import BASE, FAMILY_MEAN, FAMILY_NAMES, FAMILY_RUNS, aligned, per_epoch, run_name, train_and_trace, work_folder
+from .human import BASE, FAMILY_MEAN, FAMILY_NAMES, FAMILY_RUNS, aligned, per_epoch, run_name, train_and_trace
 from ..plots import plot_curve
-from ..records import markdown_table, read_records, results_folder
+from ..records import markdown_table, read_records, results_folder, work_folder
 from ..stats import mean_interval
 from ..tracker import write_parquet
 

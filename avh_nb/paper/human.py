@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['NEEDS', 'ANIMALS', 'BASE', 'FAMILY_RUNS', 'CONDITIONS', 'LR', 'grid', 'run']
 
-# %% ../../nbs/paper/31_human.ipynb #8b07b63b
-import os, shutil
+# %% ../../nbs/paper/31_human.ipynb #44c61a4f
+import shutil
 import numpy as np, pandas as pd
 from functools import cache
-from pathlib import Path
 from accelerate.utils import set_seed
 from ..data import cifar10, cifar10h
 from ..human import Alignment, human_selection_frequency, noise_ceiling
 from ..learner import Learner, mirror
 from ..models import FAMILIES
-from ..records import read_records, results_folder
+from ..records import read_records, results_folder, work_folder
 from ..scores import HARD_IS, avh, score
 from ..stats import BIN_EDGES, bin_index, spearman
 from ..tracker import Tracker, read_trace, write_parquet
@@ -54,15 +53,11 @@ def agreement(frame, hsf):
     "Spearman's correlation of each score with HSF, turned so that positive means agreement"
     return {k: spearman(frame[k] if hard=='low' else -frame[k], hsf) for k,hard in ALL_HARD_IS.items()}
 
-# %% ../../nbs/paper/31_human.ipynb #61e31fb7
+# %% ../../nbs/paper/31_human.ipynb #e3ec5a45
 def run_name(config, seed):
     "A file name for a run: the architecture, what differs from `BASE`, and the seed"
     changed = [f'{k}-{v}' for k,v in config.items() if k!='arch' and v!=BASE[k]]
     return '_'.join(['human', config['arch'], *changed, f'seed-{seed}']).replace('.', '')
-
-def work_folder():
-    "Where unfinished runs keep checkpoints and traces: `AVH_RUNS`, else avh_nb/runs in the user's cache"
-    return Path(os.environ.get('AVH_RUNS') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'avh_nb'/'runs')
 
 def per_epoch(trace, hsf):
     "A trace as a small table: for each epoch and score the mean in each HSF bin, and the correlation with HSF"

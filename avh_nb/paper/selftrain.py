@@ -6,18 +6,17 @@
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES', 'PARTS',
            'arguments', 'grid', 'needs', 'run']
 
-# %% ../../nbs/paper/35_selftrain.ipynb #459817fc
-import copy, os
+# %% ../../nbs/paper/35_selftrain.ipynb #d4019727
+import copy
 import torch
 from functools import cache
 from itertools import permutations, product
-from safetensors.torch import load_file, save_file
 from torch import nn
-from ..data import PACS, PACS_DOMAINS, digits, mnist5k, pacs, usps
+from ..data import PACS, PACS_DOMAINS, digits, mnist5k, usps
 from ..digit_domains import printed_digits, resized
+from ..features import pacs_features, standardised
 from ..learner import Normalise
-from ..models import Classifier, efficientnet_lite, small_cnn
-from .human import work_folder
+from ..models import Classifier, small_cnn
 from ..selection import SourceValidation, TargetOracle
 from ..selftrain import GATES
 from ..selftrainer import Domain, SelfTrainer, portions
@@ -75,22 +74,7 @@ def needs(
     names = {n for c,_ in todo for n in (c.get('source', 'photo'), c.get('target', 'photo'))}
     return tuple(s for s,domains in (('pacs', PACS_DOMAINS), ('usps', ('usps',))) if names & set(domains))
 
-# %% ../../nbs/paper/35_selftrain.ipynb #ea3b6c95
-@cache
-def lite_features(domain, device='cpu'):
-    "EfficientNet-Lite features of a PACS domain, computed once and kept in the work folder"
-    path = work_folder()/'features'/f'efficientnet-lite0_{domain}.safetensors'
-    if not path.exists():
-        net,images = efficientnet_lite().eval().to(device, memory_format=torch.channels_last),pacs(domain)
-        mean,std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in ((.485, .456, .406), (.229, .224, .225))) # of ImageNet, as the network was trained
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            f = torch.cat([net.features(((x.to(device)/255-mean)/std).contiguous(memory_format=torch.channels_last)).float().cpu() for x in images.x.split(250)])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f'.{os.getpid()}.part')
-        save_file(dict(x=f, y=images.y), part); part.replace(path)
-    stored = load_file(path)
-    return stored['x'],stored['y']
-
+# %% ../../nbs/paper/35_selftrain.ipynb #218f9b45
 @cache
 def digit_images(name): return resized(dict(digits=digits, mnist5k=mnist5k, printed=printed_digits, usps=usps)[name](), 16)
 
@@ -98,8 +82,8 @@ def digit_images(name): return resized(dict(digits=digits, mnist5k=mnist5k, prin
 def domain(name, statistics_of, device='cpu'):
     "A domain of PACS as cached features, or of digits as images, standardised by the statistics of one"
     if name in PACS_DOMAINS:
-        (x,y),reference = lite_features(name, device),lite_features(statistics_of, device)[0]
-        x = (x-reference.mean(0))/(reference.std(0)+1e-6)
+        (x,y),reference = pacs_features(name, device),pacs_features(statistics_of, device)[0]
+        x = standardised(x, reference)
         return Domain(lambda index, generator: x[index], y, PACS, name)
     return Domain.of(digit_images(name), Normalise(digit_images(statistics_of)))
 
@@ -133,8 +117,8 @@ def summarise(trainer):
     res = {k: h[-1][k] for k in keep}
     res.update(class_mean=sum(h[-1]['of_class'])/len(h[-1]['of_class']), start=h[0]['accuracy'])
     for rule in (SourceValidation(), TargetOracle()): res[f'accuracy, {rule.name}'] = h[rule.pick(h)]['accuracy']
-    for k in ('accuracy', 'accuracy_by_angle', *(k for k in h[-1] if k.startswith(('precision', 'count')))): res[f'{k} by round'] = [r[k] for r in h[1:]]
-    return {k: [round(x, 5) for x in v] if isinstance(v, list) else v for k,v in res.items()}
+    for k in ('accuracy', 'accuracy_by_angle', *(k for k in h[-1] if k.startswith(('precision', 'count')))): res[f'{k} by round'] = [r.get(k) for r in h[1:]]
+    return {k: [x if x is None else round(x, 5) for x in v] if isinstance(v, list) else v for k,v in res.items()}
 
 # %% ../../nbs/paper/35_selftrain.ipynb #0119ffd9
 def run(config, seed, device='cpu'):
