@@ -12,7 +12,7 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #b644506b
+# %% ../nbs/90_cli.ipynb #7c1b6a47
 STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain', 'visda')
 
 def study_module(name):
@@ -42,11 +42,13 @@ def avh_rebuild(
     try: grid = module.grid(seeds, part, **only)
     except ValueError as e: sys.exit(str(e))
     todo = _unrecorded(study, grid)
-    print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded')
+    missing = [n for n in (module.needs(grid) if hasattr(module, 'needs') else module.NEEDS) if not available(n)]
+    get = f"{' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`"
     summaries = module.summaries if hasattr(module, 'summaries') else list
-    if dry or not (todo or _unrecorded(f'{study}_alignment', summaries())): return
-    missing = [n for n in (module.needs(todo) if hasattr(module, 'needs') else module.NEEDS) if not available(n)]
-    if missing: sys.exit(f"{study} needs {' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`")
+    nothing = not (todo or _unrecorded(f'{study}_alignment', summaries()))
+    print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded' + (f'; to run them anew it needs {get}, and AVH_RESULTS set to another folder' if nothing and missing else ''))
+    if dry or nothing: return
+    if missing: sys.exit(f'{study} needs {get}')
     run_study(study, todo, module.run, device)
     if part=='all' and not only and summaries(): run_study(f'{study}_alignment', summaries(), module.align)
 

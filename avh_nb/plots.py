@@ -9,7 +9,7 @@ __all__ = ['STYLES', 'style', 'figure', 'plot_intervals', 'plot_curve', 'plot_ma
 import matplotlib.pyplot as plt, seaborn as sns
 from contextlib import contextmanager
 
-# %% ../nbs/14_plots.ipynb #8f185f83
+# %% ../nbs/14_plots.ipynb #2d755883
 _colour = sns.color_palette('colorblind').as_hex()
 STYLES = {
     'avh': dict(label='AVH', color=_colour[0], marker='o', ls='-'),
@@ -29,6 +29,12 @@ STYLES = {
     'avh_predicted': dict(label='AVH of the predicted class', color=_colour[0], marker='P', ls='-.'),
     'confidence_predicted': dict(label='confidence in the predicted class', color=_colour[3], marker='X', ls='-.'),
     'angular_gap_predicted': dict(label='angular gap of the predicted class', color=_colour[2], marker='v', ls='-.'),
+    'cbst+avh': dict(label='AVH gate', color=_colour[0], marker='o', ls='-'),
+    'cbst+avc-labels': dict(label='AVC labels', color=_colour[2], marker='^', ls='-.'),
+    'gate avc': dict(label='by AVC', color=_colour[0], marker='o', ls='-'),
+    'gate confidence': dict(label='by confidence', color=_colour[3], marker='s', ls='--'),
+    'gate margin': dict(label='by margin', color=_colour[4], marker='v', ls='-.'),
+    'gate entropy': dict(label='by entropy', color=_colour[1], marker='D', ls=':'),
     'contrast': dict(label='contrast', color=_colour[0], marker='o', ls='-'),
     'noise': dict(label='noise', color=_colour[1], marker='s', ls='--'),
     'blur': dict(label='blur', color=_colour[2], marker='^', ls='-.'),

@@ -134,8 +134,8 @@ def readme(
                 parts.append(absolute(text) if 'text/markdown' in data else f'```text\n{text.rstrip()}\n```')
     return '\n\n'.join(parts)+'\n'
 
-# %% ../nbs/93_site.ipynb #c316e3ea
-PAPER = ('toy', 'human', 'dynamics', 'degradation', 'adversarial')
+# %% ../nbs/93_site.ipynb #1a4e86e5
+PAPER = ('toy', 'human', 'dynamics', 'degradation', 'selftrain', 'adversarial')
 
 def claim_table()->list:
     "The claims of all paper modules, from records and live runs: (claim, published, here, holds)"

@@ -1,8 +1,10 @@
 "The package is what the notebooks export, the README what index says, the site has no broken link, the commands answer."
-import os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
-import nbformat, pytest
+import nbformat, numpy as np, pytest
+from PIL import Image
 from avh_nb.cli import STUDIES
+from avh_nb.paper.visda import VISDA
 from avh_nb.site import check_site, readme
 
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
@@ -76,13 +78,13 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('37_adversarial', 4)):
+    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('35_selftrain', 4), ('37_adversarial', 4)):
         page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
         assert page.count('<img')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     (copy/'_docs'/'index.html').write_text('<a href="nowhere.html">x</a>')
     assert check_site(copy/'_docs')['broken']==['index.html: nowhere.html']
 
-@pytest.mark.parametrize('study', STUDIES)
+@pytest.mark.parametrize('study', [s for s in STUDIES if s!='visda'])
 def test_rebuild_says_what_is_recorded(tmp_path, study):
     done = run(BIN/'avh_rebuild', study, '--dry', AVH_DATA=str(tmp_path))
     recorded,of = re.search(rf'{study}: (\d+) of (\d+) runs are recorded', done.stdout).groups()
@@ -93,6 +95,33 @@ def test_rebuild_without_data_says_in_one_line_what_is_missing(tmp_path):
     assert done.returncode==1 and done.stderr.strip().count('\n')==0
     assert 'human needs cifar10 and cifar10h' in done.stderr and 'avh_data cifar10 cifar10h' in done.stderr
 
+def test_rebuild_of_one_pair_says_in_one_line_what_is_missing(tmp_path):
+    command = (BIN/'avh_rebuild', 'selftrain', '--pairs', 'photo:sketch', '--methods', 'cbst,cbst+avh', '--seeds', '1')
+    done = run(*command, AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))
+    assert done.returncode==1 and done.stderr.strip().count('\n')==0 and 'selftrain needs pacs below' in done.stderr
+    done = run(*command, AVH_DATA=str(tmp_path)) # recorded
+    assert done.returncode==0 and done.stdout.strip().count('\n')==0 and '2 of 2 runs are recorded' in done.stdout and 'needs pacs below' in done.stdout
+
+def test_visda_runs_from_one_command(tmp_path):
+    "A generated set in the official layout"
+    rng = np.random.default_rng(0)
+    for split in ('train', 'validation'):
+        folder = tmp_path/'visda'/split
+        lines = []
+        for k,name in enumerate(VISDA):
+            (folder/name).mkdir(parents=True)
+            for i in range(2): Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder/name/f'{i}.jpg'); lines.append(f'{name}/{i}.jpg {k}')
+        (folder/'image_list.txt').write_text('\n'.join(lines))
+    env = dict(AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path/'results'), AVH_RUNS=str(tmp_path/'runs'), OMP_NUM_THREADS='1')
+    done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '1', '--methods', 'mrkld+lrent+avh', **env)
+    assert done.returncode==0, done.stderr
+    records = [json.loads(l) for l in (tmp_path/'results'/'visda.jsonl').read_text().splitlines()]
+    assert [r['config']['method'] for r in records]==['mrkld+lrent+avh']
+    for r in records: assert r['metrics']['class_mean']==pytest.approx(np.mean([r['metrics'][f'of {k}'] for k in VISDA]))
+    (tmp_path/'visda'/'train'/'image_list.txt').unlink()
+    done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '2', **env)
+    assert done.returncode==1 and 'visda needs visda below' in done.stderr
+
 def test_data_lists_what_is_there(tmp_path):
     done = run(BIN/'avh_data', AVH_DATA=str(tmp_path))
-    assert done.returncode==0 and done.stdout.count('missing')==4
+    assert done.returncode==0 and done.stdout.count('missing')==5
