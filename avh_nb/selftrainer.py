@@ -42,7 +42,7 @@ def batches(n, batch_size, steps, generator):
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-steps*batch_size//n))]
     return torch.cat(orders)[:steps*batch_size].view(steps, batch_size)
 
-# %% ../nbs/25_selftrainer.ipynb #8257ef04
+# %% ../nbs/25_selftrainer.ipynb #0705b4ef
 class SelfTrainer:
     "Trains a classifier on a labelled source and, round by round, on its own labels of a target"
     def __init__(self,
@@ -89,7 +89,8 @@ class SelfTrainer:
         self.checkpoint = checkpoint and Path(checkpoint)
         self.identity = dict(schedule=list(schedule), method=method, gate=gate, labels=labels, class_balance=class_balance, steps=steps, batch_size=batch_size, lr=lr,
             weight_decay=weight_decay, weight=weight, alpha=alpha, validation=validation, selection=selection.name, seed=seed, source=source.name, target=target.name)
-        self.history,self.audit,self.pseudo,self._view = [],Audit(target.classes),None,None
+        self.history,self.audit,self.pseudo = [],Audit(target.classes),None
+        self.view = None # features and probabilities of the target, as the network sees it now
 
     @torch.no_grad()
     def look(self, domain, index):
@@ -101,34 +102,32 @@ class SelfTrainer:
 
     def select(self, portion, gate=None, labels='softmax'):
         "Labels for the target as the network now sees it (N, K)"
-        f,p = self._view
+        f,p = self.view
         w = self.model.head.weight.detach()
         return pseudo_labels(angular(f, w) if labels=='avc' else p, portion, gate and GATES[gate](f, w, p), self.method, self.alpha, self.class_balance)
 
     def _label(self, portion):
-        "Set the pseudo labels of a round and say what they are worth"
+        "Set the pseudo labels of a round and report what they are worth, and what each gate would have taken from the same network"
         self.pseudo = self.select(portion, self.gate, self.labels)
-        (f,p),y,w = self._view,self.target.y.to(self.device),self.model.head.weight.detach()
+        (f,p),y,w = self.view,self.target.y.to(self.device),self.model.head.weight.detach()
         label = self.pseudo.argmax(1)
         s = score(f, w, label, bias=self.model.head.bias)
-        self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=p.gather(1, label[:, None])[:, 0], norm=s.norm)
-        report = dict(selected=int((self.pseudo.sum(1)>0).sum()))
-        # what each gate would have taken from the same network at the same portion
-        by = {g: self.select(portion, g) for g in GATES}
-        picks = {g: v.sum(1)>0 for g,v in by.items()}
-        picks.update({f'{a} alone': picked_by_one(by[a], by[b]) for a,b in (('avc', 'confidence'), ('confidence', 'avc'))})
-        for name,pick in {'selected': self.pseudo.sum(1)>0, **picks}.items():
-            labels = self.pseudo if name=='selected' else by[name.split()[0]]
-            known = pick & (y>=0)
+        self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=s.confidence, norm=s.norm)
+        choices = {'selected': self.pseudo, **{g: self.select(portion, g) for g in GATES}}
+        for a,b in (('avc', 'confidence'), ('confidence', 'avc')): choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
+        report = {}
+        for name,labels in choices.items():
+            chosen = labels.sum(1)>0
+            known = chosen & (y>=0)
+            report[f'count {name}'] = int(chosen.sum())
             report[f'precision {name}'] = (labels.argmax(1)==y)[known].double().mean().item() if known.any() else None
-            report[f'count {name}'] = int(pick.sum())
         return report
 
     def _evaluate(self):
         "Accuracy on held-out source and on the target, where it is known"
         y = self.source.y[self.validation].to(self.device)
         res = dict(validation=(self.look(self.source, self.validation)[1].argmax(1)==y).double().mean().item())
-        self._view = f,p = self.look(self.target, torch.arange(len(self.target)))
+        self.view = f,p = self.look(self.target, torch.arange(len(self.target)))
         y = self.target.y.to(self.device)
         hits = dict(accuracy=p.argmax(1)==y, accuracy_by_angle=angular(f, self.model.head.weight.detach()).argmax(1)==y)
         known = y>=0
@@ -181,7 +180,7 @@ class SelfTrainer:
             if info['identity'].get(k)!=v: raise ValueError(f"checkpoint: {self.checkpoint} is of a run with {k} {info['identity'].get(k)}, expected {v}")
         self.history,self.audit = info['history'],Audit(self.target.classes, info['audit'])
         self._picked = load_file(self._weights_file)
-        self._view = self.look(self.target, torch.arange(len(self.target)))
+        self.view = self.look(self.target, torch.arange(len(self.target)))
 
     def fit(self):
         "Train to the end of the schedule, resuming from the checkpoint if there is one, and load the weights of the round that `selection` picks"

@@ -6,7 +6,7 @@
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES', 'PARTS',
            'PUBLISHED', 'grid', 'needs', 'run']
 
-# %% ../../nbs/paper/35_selftrain.ipynb #4c285215
+# %% ../../nbs/paper/35_selftrain.ipynb #fb3cce94
 import copy
 import numpy as np, pandas as pd, torch
 from functools import cache
@@ -19,6 +19,7 @@ from ..features import pacs_features, standardised
 from ..learner import Normalise
 from ..models import Classifier, small_cnn
 from .dynamics import said
+from .human import judge
 from ..records import as_frame, markdown_table, read_records
 from ..selection import SourceValidation, TargetOracle
 from ..selftrain import GATES
@@ -150,7 +151,7 @@ def recipes():
     rows = [{**dict(zip(RECIPES[0], key)), 'validation': mean_interval(100*f.validation)} for key,f in recorded('part').groupby(list(RECIPES[0]))]
     return pd.DataFrame(rows).sort_values('validation', key=lambda c: [v[0] for v in c], ascending=False, ignore_index=True)
 
-# %% ../../nbs/paper/35_selftrain.ipynb #999a60b2
+# %% ../../nbs/paper/35_selftrain.ipynb #5b75cef3
 NAMES = {'source': 'source only', 'cbst': 'CBST', 'mrkld': 'CRST, MRKLD', 'lrent': 'CRST, LRENT', 'mrkld+lrent': 'CRST, both'}
 
 def twin(method):
@@ -159,18 +160,28 @@ def twin(method):
 
 def method_name(method): return NAMES[twin(method)]+{'': '', 'avh': ' + AVH gate', 'avc-labels': ' + AVC labels'}.get(extra := method[len(twin(method)):].strip('+'), f' + {extra} gate')
 
-def by_pair(method, pairs=PACS_PAIRS, metric='accuracy', **changed):
-    "A metric of the runs of a method, pairs in rows and seeds in columns"
-    settings = {'method': method, **(LITE if pairs[0] in PACS_PAIRS else SMALL), **FACTORS, **changed}
-    f = recorded()
-    f = f[np.logical_and.reduce([f[k]==v for k,v in settings.items()])]
-    return f.pivot_table(metric, ['source', 'target'], 'seed', sort=False).reindex(pairs)
+SETTINGS = ('method', *LITE, *FACTORS)
 
+@cache
+def _groups(): return dict(list(recorded().groupby(list(SETTINGS))))
+
+def runs_of(method, pairs=PACS_PAIRS, **changed):
+    "The records of a method on all pairs, with factors changed"
+    settings = {'method': method, **(LITE if pairs[0] in PACS_PAIRS else SMALL), **FACTORS, **changed}
+    key = tuple(settings[k] for k in SETTINGS)
+    if key not in _groups(): raise LookupError(f'selftrain: no record of {settings}; run `avh_rebuild selftrain`')
+    return _groups()[key]
+
+def by_pair(method, pairs=PACS_PAIRS, metric='accuracy', **changed):
+    "A metric of a method, pairs in rows and seeds in columns"
+    return runs_of(method, pairs, **changed).pivot_table(metric, ['source', 'target'], 'seed', sort=False).reindex(pairs)
+
+@cache
 def gain(method, pairs=PACS_PAIRS, metric='accuracy', over=None, **changed):
     "How much a method is ahead of its twin, in points: mean and intervals over pairs (each the mean of its seeds) and over seeds (each the mean of the pairs), pairs won, p of Wilcoxon's signed ranks"
     d = 100*(by_pair(method, pairs, metric, **changed)-by_pair(over or twin(method), pairs, metric, **changed))
     each = d.mean(axis=1)
-    return dict(over_pairs=mean_interval(each), over_seeds=mean_interval(d.mean()), won=int((each>0).sum()), pairs=len(each), p=float(stats.wilcoxon(each).pvalue), each=each, by_seed=d)
+    return dict(over_pairs=mean_interval(each), over_seeds=mean_interval(d.mean()), won=int((each>0).sum()), pairs=len(each), p=float(stats.wilcoxon(each).pvalue) if each.any() else 1., each=each, by_seed=d)
 
 def main_table(pairs=PACS_PAIRS):
     "The table in the paper's form"
@@ -182,14 +193,12 @@ def main_table(pairs=PACS_PAIRS):
             'mean': f'{acc.mean().mean():.1f} ± {acc.mean().std():.1f}', 'gain over its twin': f"{said(g['over_pairs'], '+.1f')}, {g['won']} of {g['pairs']}" if g else ''})
     return markdown_table(pd.DataFrame(rows).set_index('method'))
 
-# %% ../../nbs/paper/35_selftrain.ipynb #edf55b1e
+# %% ../../nbs/paper/35_selftrain.ipynb #ec85196e
 GATE_NAMES = dict(confidence='confidence', avc='AVC', margin='margin', entropy='entropy')
 
 def precision(gate, pairs=PACS_PAIRS, method='cbst'):
     "Precision of what a gate picks, in percent: pairs in rows, rounds in columns, mean of the seeds"
-    settings = {'method': method, **(LITE if pairs[0] in PACS_PAIRS else SMALL), **FACTORS}
-    f = recorded()
-    f = f[np.logical_and.reduce([f[k]==v for k,v in settings.items()])]
+    f = runs_of(method, pairs)
     rounds = pd.DataFrame([[np.nan if v is None else 100*v for v in row] for row in f[f'precision {gate} by round']], index=pd.MultiIndex.from_frame(f[['source', 'target']]), columns=portions())
     return rounds.groupby(['source', 'target'], sort=False).mean().reindex(pairs)
 
@@ -215,9 +224,7 @@ def ablation_table():
 # %% ../../nbs/paper/35_selftrain.ipynb #b96caaba
 PUBLISHED = {'source only': 51.6, 'CBST': 76.4, 'CRST': 78.1, 'with AVH': 81.5}
 
-# %% ../../nbs/paper/35_selftrain.ipynb #6d5503f2
-def judge(low, high): return 'yes' if low>0 else 'no' if high<0 else 'open'
-
+# %% ../../nbs/paper/35_selftrain.ipynb #274ba928
 def best_variant(pairs=PACS_PAIRS):
     "The AVH variant with the largest gain, found by looking at all of them"
     return max((m for m in MAIN if twin(m)!=m), key=lambda m: gain(m, pairs)['over_pairs'][0])
@@ -244,7 +251,7 @@ def summary():
     g,d = gain(b),{title: mean_interval((precision('avc', pairs)-precision('confidence', pairs)).mean(axis=1)) for title,pairs in (('PACS', PACS_PAIRS), ('digits', DIGIT_PAIRS))}
     return '\n'.join([f"{lead}.** Selecting pseudo labels by AVC and not by confidence changes the accuracy on the target, in points, by {'; '.join(told(m) for m in gates)}. The paper reports +3.4 over CRST and +5.1 over CBST on VisDA-17.", '',
         f"- *The best AVH variant*, of all that were tried: {method_name(b)}, {said(g['over_pairs'], '+.1f')} over its twin ({g['won']} of {g['pairs']} pairs; over seeds {said(g['over_seeds'], '+.1f')}).",
-        f"- *Labels by the angle* in place of softmax: {told('cbst+avc-labels')}; {told('mrkld+avc-labels')}. With LRENT they fail ({said(gain('lrent+avc-labels')['over_pairs'], '+.1f')}), for a reason given below.",
+        f"- *Labels by the angle* in place of softmax: {told('cbst+avc-labels')}; {told('mrkld+avc-labels')}. With LRENT they fail ({said(gain('lrent+avc-labels')['over_pairs'], '+.1f')}), for a reason computed below.",
         f"- *Digits*: {'; '.join(told(m, DIGIT_PAIRS) for m in gates)}.",
         f"- *As selection alone*, from the same networks at the same portion, what AVC picks is right more often than what confidence picks by {said(d['PACS'], '+.1f')} points on PACS and {said(d['digits'], '+.1f')} on digits.", '',
         f"95 % intervals over pairs, each the mean of {by_pair('cbst').shape[1]} seeds; p from Wilcoxon's signed ranks over pairs. The twelve pairs share four domains and are not independent, so that these intervals are rather too narrow."])
