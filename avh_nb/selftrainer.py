@@ -42,7 +42,7 @@ def batches(n, batch_size, steps, generator):
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-steps*batch_size//n))]
     return torch.cat(orders)[:steps*batch_size].view(steps, batch_size)
 
-# %% ../nbs/25_selftrainer.ipynb #0705b4ef
+# %% ../nbs/25_selftrainer.ipynb #4fa9d73b
 class SelfTrainer:
     "Trains a classifier on a labelled source and, round by round, on its own labels of a target"
     def __init__(self,
@@ -109,9 +109,8 @@ class SelfTrainer:
     def _label(self, portion):
         "Set the pseudo labels of a round and report what they are worth, and what each gate would have taken from the same network"
         self.pseudo = self.select(portion, self.gate, self.labels)
-        (f,p),y,w = self.view,self.target.y.to(self.device),self.model.head.weight.detach()
-        label = self.pseudo.argmax(1)
-        s = score(f, w, label, bias=self.model.head.bias)
+        y = self.target.y.to(self.device)
+        s = score(self.view[0], self.model.head.weight.detach(), self.pseudo.argmax(1), bias=self.model.head.bias)
         self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=s.confidence, norm=s.norm)
         choices = {'selected': self.pseudo, **{g: self.select(portion, g) for g in GATES}}
         for a,b in (('avc', 'confidence'), ('confidence', 'avc')): choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
