@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Domain', 'portions', 'batches', 'SelfTrainer']
 
-# %% ../nbs/25_selftrainer.ipynb #d3563e94
+# %% ../nbs/25_selftrainer.ipynb #7f2c3fee
 import os
 import torch, torch.nn.functional as F
 from dataclasses import dataclass
+from fastcore.basics import patch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -42,7 +43,7 @@ def batches(n, batch_size, steps, generator):
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-steps*batch_size//n))]
     return torch.cat(orders)[:steps*batch_size].view(steps, batch_size)
 
-# %% ../nbs/25_selftrainer.ipynb #4fa9d73b
+# %% ../nbs/25_selftrainer.ipynb #debe2eae
 class SelfTrainer:
     "Trains a classifier on a labelled source and, round by round, on its own labels of a target"
     def __init__(self,
@@ -92,110 +93,122 @@ class SelfTrainer:
         self.history,self.audit,self.pseudo = [],Audit(target.classes),None
         self.view = None # features and probabilities of the target, as the network sees it now
 
-    @torch.no_grad()
-    def look(self, domain, index):
-        "Features and probabilities of some samples, in evaluation mode"
-        self.model.eval()
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision):
-            f = torch.cat([self.model.features(domain.inputs(i, None).to(self.device)).float() for i in index.split(500)])
-        return f,self.model.head(f).softmax(1)
+# %% ../nbs/25_selftrainer.ipynb #0725fb86
+@patch
+@torch.no_grad()
+def look(self: SelfTrainer, domain, index):
+    "Features and probabilities of some samples, in evaluation mode"
+    self.model.eval()
+    with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision):
+        f = torch.cat([self.model.features(domain.inputs(i, None).to(self.device)).float() for i in index.split(500)])
+    return f,self.model.head(f).softmax(1)
 
-    def select(self, portion, gate=None, labels='softmax'):
-        "Labels for the target as the network now sees it (N, K)"
-        f,p = self.view
-        w = self.model.head.weight.detach()
-        return pseudo_labels(angular(f, w) if labels=='avc' else p, portion, gate and GATES[gate](f, w, p), self.method, self.alpha, self.class_balance)
+@patch
+def _evaluate(self: SelfTrainer):
+    "Accuracy on held-out source and on the target, where it is known"
+    y = self.source.y[self.validation].to(self.device)
+    res = dict(validation=(self.look(self.source, self.validation)[1].argmax(1)==y).double().mean().item())
+    self.view = f,p = self.look(self.target, torch.arange(len(self.target)))
+    y = self.target.y.to(self.device)
+    hits = dict(accuracy=p.argmax(1)==y, accuracy_by_angle=angular(f, self.model.head.weight.detach()).argmax(1)==y)
+    known = y>=0
+    for k,hit in hits.items(): res[k] = hit[known].double().mean().item() if known.any() else None
+    res['of_class'] = [hits['accuracy'][y==k].double().mean().item() if (y==k).any() else None for k in range(len(self.target.classes))]
+    return res
 
-    def _label(self, portion):
-        "Set the pseudo labels of a round and report what they are worth, and what each gate would have taken from the same network"
-        self.pseudo = self.select(portion, self.gate, self.labels)
-        y = self.target.y.to(self.device)
-        s = score(self.view[0], self.model.head.weight.detach(), self.pseudo.argmax(1), bias=self.model.head.bias)
-        self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=s.confidence, norm=s.norm)
-        choices = {'selected': self.pseudo, **{g: self.select(portion, g) for g in GATES}}
-        for a,b in (('avc', 'confidence'), ('confidence', 'avc')): choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
-        report = {}
-        for name,labels in choices.items():
-            chosen = labels.sum(1)>0
-            known = chosen & (y>=0)
-            report[f'count {name}'] = int(chosen.sum())
-            report[f'precision {name}'] = (labels.argmax(1)==y)[known].double().mean().item() if known.any() else None
-        return report
+# %% ../nbs/25_selftrainer.ipynb #3ace88ed
+@patch
+def select(self: SelfTrainer, portion, gate=None, labels='softmax'):
+    "Labels for the target as the network now sees it (N, K)"
+    f,p = self.view
+    w = self.model.head.weight.detach()
+    return pseudo_labels(angular(f, w) if labels=='avc' else p, portion, gate and GATES[gate](f, w, p), self.method, self.alpha, self.class_balance)
 
-    def _evaluate(self):
-        "Accuracy on held-out source and on the target, where it is known"
-        y = self.source.y[self.validation].to(self.device)
-        res = dict(validation=(self.look(self.source, self.validation)[1].argmax(1)==y).double().mean().item())
-        self.view = f,p = self.look(self.target, torch.arange(len(self.target)))
-        y = self.target.y.to(self.device)
-        hits = dict(accuracy=p.argmax(1)==y, accuracy_by_angle=angular(f, self.model.head.weight.detach()).argmax(1)==y)
-        known = y>=0
-        for k,hit in hits.items(): res[k] = hit[known].double().mean().item() if known.any() else None
-        res['of_class'] = [hits['accuracy'][y==k].double().mean().item() if (y==k).any() else None for k in range(len(self.target.classes))]
-        return res
+@patch
+def _label(self: SelfTrainer, portion):
+    "Set the pseudo labels of a round and report what they are worth, and what each gate would have taken from the same network"
+    self.pseudo = self.select(portion, self.gate, self.labels)
+    y = self.target.y.to(self.device)
+    s = score(self.view[0], self.model.head.weight.detach(), self.pseudo.argmax(1), bias=self.model.head.bias)
+    self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=s.confidence, norm=s.norm)
+    choices = {'selected': self.pseudo, **{g: self.select(portion, g) for g in GATES}}
+    for a,b in (('avc', 'confidence'), ('confidence', 'avc')): choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
+    report = {}
+    for name,labels in choices.items():
+        chosen = labels.sum(1)>0
+        known = chosen & (y>=0)
+        report[f'count {name}'] = int(chosen.sum())
+        report[f'precision {name}'] = (labels.argmax(1)==y)[known].double().mean().item() if known.any() else None
+    return report
 
-    def _round(self, portion, bar):
-        report = self._label(portion) if portion else {}
-        seed = 1_000_003*self.seed+len(self.history)
-        torch.manual_seed(seed) # for dropout
-        generator = torch.Generator().manual_seed(seed)
-        source = self.train[batches(len(self.train), self.batch_size, self.steps, generator)]
-        pool = self.pseudo.sum(1).nonzero()[:, 0].cpu() if portion else []
-        target = pool[batches(len(pool), self.batch_size, self.steps, generator)] if len(pool) else [None]*self.steps
-        self.model.train()
-        total = 0.
-        for i,j in zip(source, target):
-            x,y = self.source.inputs(i, generator),self.source.y[i].to(self.device)
-            if j is not None: x = torch.cat([x, self.target.inputs(j, generator)])
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision): logits = self.model(x.to(self.device)).float()
-            loss = F.cross_entropy(logits[:len(i)], y)
-            if j is not None:
-                ours = logits[len(i):]
-                loss = loss+F.cross_entropy(ours, self.pseudo[j])+self.weight*regulariser(ours, self.method).mean()
-            self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
-            total += loss.item()
-            bar.update()
-        self.history.append(dict(round=len(self.history), portion=portion, loss=total/self.steps, **report, **self._evaluate()))
-        bar.set_postfix({k: round(v, 3) for k,v in self.history[-1].items() if k in ('portion', 'validation', 'accuracy') and v is not None})
+# %% ../nbs/25_selftrainer.ipynb #9585c347
+@patch
+def _round(self: SelfTrainer, portion, bar):
+    report = self._label(portion) if portion else {}
+    seed = 1_000_003*self.seed+len(self.history)
+    torch.manual_seed(seed) # for dropout
+    generator = torch.Generator().manual_seed(seed)
+    source = self.train[batches(len(self.train), self.batch_size, self.steps, generator)]
+    pool = self.pseudo.sum(1).nonzero()[:, 0].cpu() if portion else []
+    target = pool[batches(len(pool), self.batch_size, self.steps, generator)] if len(pool) else [None]*self.steps
+    self.model.train()
+    total = 0.
+    for i,j in zip(source, target):
+        x,y = self.source.inputs(i, generator),self.source.y[i].to(self.device)
+        if j is not None: x = torch.cat([x, self.target.inputs(j, generator)])
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision): logits = self.model(x.to(self.device)).float()
+        loss = F.cross_entropy(logits[:len(i)], y)
+        if j is not None:
+            ours = logits[len(i):]
+            loss = loss+F.cross_entropy(ours, self.pseudo[j])+self.weight*regulariser(ours, self.method).mean()
+        self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
+        total += loss.item()
+        bar.update()
+    self.history.append(dict(round=len(self.history), portion=portion, loss=total/self.steps, **report, **self._evaluate()))
+    bar.set_postfix({k: round(v, 3) for k,v in self.history[-1].items() if k in ('portion', 'validation', 'accuracy') and v is not None})
 
-    @property
-    def _weights_file(self): return self.checkpoint.with_suffix('.picked.safetensors')
+# %% ../nbs/25_selftrainer.ipynb #01ba93dc
+@patch(as_prop=True)
+def _weights_file(self: SelfTrainer): return self.checkpoint.with_suffix('.picked.safetensors')
 
-    def _keep(self):
-        "Keep the weights if this is the round to end with, and save everything"
-        state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
-        newest = self.selection.pick(self.history)==len(self.history)-1
-        if newest: self._picked = state
-        if not self.checkpoint: return
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if newest: # first, so that it is never older than the checkpoint
-            part = Path(f'{self._weights_file}.part')
-            save_file(state, part); os.replace(part, self._weights_file)
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, None, dict(identity=self.identity, history=self.history, audit=self.audit.rows))
+@patch
+def _keep(self: SelfTrainer):
+    "Keep the weights if this is the round to end with, and save everything"
+    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
+    newest = self.selection.pick(self.history)==len(self.history)-1
+    if newest: self._picked = state
+    if not self.checkpoint: return
+    self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if newest: # first, so that it is never older than the checkpoint
+        part = Path(f'{self._weights_file}.part')
+        save_file(state, part); os.replace(part, self._weights_file)
+    save_checkpoint(self.checkpoint, self.model, self.optimizer, None, dict(identity=self.identity, history=self.history, audit=self.audit.rows))
 
-    def _resume(self):
-        info = load_checkpoint(self.checkpoint, self.model, self.optimizer, None)
-        for k,v in self.identity.items():
-            if info['identity'].get(k)!=v: raise ValueError(f"checkpoint: {self.checkpoint} is of a run with {k} {info['identity'].get(k)}, expected {v}")
-        self.history,self.audit = info['history'],Audit(self.target.classes, info['audit'])
-        self._picked = load_file(self._weights_file)
-        self.view = self.look(self.target, torch.arange(len(self.target)))
+@patch
+def _resume(self: SelfTrainer):
+    info = load_checkpoint(self.checkpoint, self.model, self.optimizer, None)
+    for k,v in self.identity.items():
+        if info['identity'].get(k)!=v: raise ValueError(f"checkpoint: {self.checkpoint} is of a run with {k} {info['identity'].get(k)}, expected {v}")
+    self.history,self.audit = info['history'],Audit(self.target.classes, info['audit'])
+    self._picked = load_file(self._weights_file)
+    self.view = self.look(self.target, torch.arange(len(self.target)))
 
-    def fit(self):
-        "Train to the end of the schedule, resuming from the checkpoint if there is one, and load the weights of the round that `selection` picks"
-        if self.checkpoint and self.checkpoint.exists(): self._resume()
-        else:
-            self.history = [dict(round=0, portion=0, **self._evaluate())] # as the network came
+@patch
+def fit(self: SelfTrainer):
+    "Train to the end of the schedule, resuming from the checkpoint if there is one, and load the weights of the round that `selection` picks"
+    if self.checkpoint and self.checkpoint.exists(): self._resume()
+    else:
+        self.history = [dict(round=0, portion=0, **self._evaluate())] # as the network came
+        self._keep()
+    done = len(self.history)-1
+    with tqdm(total=len(self.schedule)*self.steps, initial=done*self.steps, unit='batch', desc=f'{self.source.name} to {self.target.name}', disable=not self.progress, mininterval=1) as bar:
+        for portion in self.schedule[done:]:
+            self._round(portion, bar)
             self._keep()
-        done = len(self.history)-1
-        with tqdm(total=len(self.schedule)*self.steps, initial=done*self.steps, unit='batch', desc=f'{self.source.name} to {self.target.name}', disable=not self.progress, mininterval=1) as bar:
-            for portion in self.schedule[done:]:
-                self._round(portion, bar)
-                self._keep()
-        self.model.load_state_dict(self._picked)
-        return self
+    self.model.load_state_dict(self._picked)
+    return self
 
-    @property
-    def result(self):
-        "The row of the history that `selection` picks, with the rule's name"
-        return dict(self.history[self.selection.pick(self.history)], selection=self.selection.name)
+@patch(as_prop=True)
+def result(self: SelfTrainer):
+    "The row of the history that `selection` picks, with the rule's name"
+    return dict(self.history[self.selection.pick(self.history)], selection=self.selection.name)

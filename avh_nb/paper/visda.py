@@ -58,7 +58,7 @@ def load_domain(
             return normalise(torch.stack([training(x) for x in images]))
     return Domain(inputs, y, VISDA, f'visda {split}')
 
-# %% ../../nbs/paper/38_visda.ipynb #b0bad001
+# %% ../../nbs/paper/38_visda.ipynb #aef58c0c
 NEEDS = ('visda',)
 PUBLISHED = dict(backbone='ResNet-101', weights='ImageNet', size=224, batch_size=32, source_epochs=3, rounds=20, lr=1e-4, selection='last round')
 TINY = {**PUBLISHED, 'weights': 'none', 'size': 32, 'batch_size': 6, 'source_epochs': 1, 'rounds': 2} # to see that everything runs
@@ -89,7 +89,7 @@ def run(config, seed, device='cpu'):
     torch.manual_seed(seed)
     checkpoint = work_folder()/'visda'/('_'.join(str(v) for v in config.values()).replace(' ', '-')+f'_seed-{seed}.safetensors')
     trainer = SelfTrainer(network(config), source, target, schedule, **arguments(config['method']), steps=max(1, len(source)//config['batch_size']), batch_size=config['batch_size'],
-        lr=config['lr'], validation=.01, seed=seed, checkpoint=checkpoint, mixed_precision=config['size']==224, device=device)
+        lr=config['lr'], validation=.01, seed=seed, checkpoint=checkpoint, mixed_precision=device=='cuda', device=device)
     metrics = summarise(trainer.fit())
     return {**metrics, **{f'of {name}': v for name,v in zip(VISDA, trainer.result['of_class'])}}
 
