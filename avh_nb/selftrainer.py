@@ -93,13 +93,16 @@ class SelfTrainer:
         self.history,self.audit,self.pseudo = [],Audit(target.classes),None
         self.view = None # features and probabilities of the target, as the network sees it now
 
-# %% ../nbs/25_selftrainer.ipynb #0725fb86
+# %% ../nbs/25_selftrainer.ipynb #7da86413
+@patch
+def autocast(self: SelfTrainer): return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed_precision)
+
 @patch
 @torch.no_grad()
 def look(self: SelfTrainer, domain, index):
     "Features and probabilities of some samples, in evaluation mode"
     self.model.eval()
-    with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision):
+    with self.autocast():
         f = torch.cat([self.model.features(domain.inputs(i, None).to(self.device)).float() for i in index.split(500)])
     return f,self.model.head(f).softmax(1)
 
@@ -141,7 +144,7 @@ def _label(self: SelfTrainer, portion):
         report[f'precision {name}'] = (labels.argmax(1)==y)[known].double().mean().item() if known.any() else None
     return report
 
-# %% ../nbs/25_selftrainer.ipynb #9585c347
+# %% ../nbs/25_selftrainer.ipynb #b3603529
 @patch
 def _round(self: SelfTrainer, portion, bar):
     report = self._label(portion) if portion else {}
@@ -156,7 +159,7 @@ def _round(self: SelfTrainer, portion, bar):
     for i,j in zip(source, target):
         x,y = self.source.inputs(i, generator),self.source.y[i].to(self.device)
         if j is not None: x = torch.cat([x, self.target.inputs(j, generator)])
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed_precision): logits = self.model(x.to(self.device)).float()
+        with self.autocast(): logits = self.model(x.to(self.device)).float()
         loss = F.cross_entropy(logits[:len(i)], y)
         if j is not None:
             ours = logits[len(i):]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'WEIGHT', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES',
-           'PARTS', 'PUBLISHED', 'grid', 'needs', 'run']
+           'PARTS', 'grid', 'needs', 'run']
 
-# %% ../../nbs/paper/35_selftrain.ipynb #fb3cce94
+# %% ../../nbs/paper/35_selftrain.ipynb #c14159eb
 import copy
 import numpy as np, pandas as pd, torch
 from functools import cache
@@ -20,7 +20,7 @@ from ..learner import Normalise
 from ..models import Classifier, small_cnn
 from .dynamics import said
 from .human import judge
-from ..records import as_frame, markdown_table, read_records
+from ..records import as_frame, read_records
 from ..selection import SourceValidation, TargetOracle
 from ..selftrain import GATES
 from ..selftrainer import Domain, SelfTrainer, portions
@@ -140,7 +140,7 @@ def run(config, seed, device='cpu'):
     return summarise(SelfTrainer(model, domain(source, source, device), domain(target, target if config['statistics']=='own' else source, device), schedule(config),
         **arguments(config['method']), class_balance=config['class_balance'], steps=config['steps'], lr=config['lr'], weight=config.get('weight', WEIGHT), seed=seed, device=device, progress=False).fit())
 
-# %% ../../nbs/paper/35_selftrain.ipynb #dd61e14f
+# %% ../../nbs/paper/35_selftrain.ipynb #5d1df9eb
 @cache
 def recorded(part='target'):
     "The records of this study as a table: the runs on a target, or those of the recipes of source training"
@@ -149,12 +149,7 @@ def recorded(part='target'):
     f = as_frame(of)
     return f.assign(weight=f.weight.fillna(WEIGHT) if 'weight' in f else WEIGHT)
 
-def recipes():
-    "Accuracy on held-out images of the source for each recipe, the best first, with its interval over seeds"
-    rows = [{**dict(zip(RECIPES[0], key)), 'validation': mean_interval(100*f.validation)} for key,f in recorded('part').groupby(list(RECIPES[0]))]
-    return pd.DataFrame(rows).sort_values('validation', key=lambda c: [v[0] for v in c], ascending=False, ignore_index=True)
-
-# %% ../../nbs/paper/35_selftrain.ipynb #7ec3f6a2
+# %% ../../nbs/paper/35_selftrain.ipynb #3279574f
 NAMES = {'source': 'source only', 'cbst': 'CBST', 'mrkld': 'CRST, MRKLD', 'mrl2': 'CRST, MRL2', 'mrent': 'CRST, MRENT', 'lrent': 'CRST, LRENT', 'mrkld+lrent': 'CRST, both'}
 
 def twin(method):
@@ -186,48 +181,14 @@ def gain(method, pairs=PACS_PAIRS, metric='accuracy', over=None, **changed):
     each = d.mean(axis=1)
     return dict(over_pairs=mean_interval(each), over_seeds=mean_interval(d.mean()), won=int((each>0).sum()), pairs=len(each), p=float(stats.wilcoxon(each).pvalue) if each.any() else 1., each=each, by_seed=d)
 
-def main_table(pairs=PACS_PAIRS):
-    "The table in the paper's form"
-    rows = []
-    for m in MAIN:
-        acc = 100*by_pair(m, pairs)
-        g = gain(m, pairs) if twin(m)!=m else None
-        rows.append({'method': method_name(m), **{f'to {t}'.replace('_', ' '): f'{v:.1f}' for t,v in acc.mean(axis=1).groupby('target', sort=False).mean().items()},
-            'mean': f'{acc.mean().mean():.1f} ± {acc.mean().std():.1f}', 'gain over its twin': f"{said(g['over_pairs'], '+.1f')}, {g['won']} of {g['pairs']}" if g else ''})
-    return markdown_table(pd.DataFrame(rows).set_index('method'))
-
-# %% ../../nbs/paper/35_selftrain.ipynb #ec85196e
-GATE_NAMES = dict(confidence='confidence', avc='AVC', margin='margin', entropy='entropy')
-
+# %% ../../nbs/paper/35_selftrain.ipynb #a00cffe7
 def precision(gate, pairs=PACS_PAIRS, method='cbst'):
     "Precision of what a gate picks, in percent: pairs in rows, rounds in columns, mean of the seeds"
     f = runs_of(method, pairs)
     rounds = pd.DataFrame([[np.nan if v is None else 100*v for v in row] for row in f[f'precision {gate} by round']], index=pd.MultiIndex.from_frame(f[['source', 'target']]), columns=portions())
     return rounds.groupby(['source', 'target'], sort=False).mean().reindex(pairs)
 
-def audit_table(pairs=PACS_PAIRS, method='cbst'):
-    "Selection precision by round: one row a portion"
-    p = {g: precision(g, pairs, method) for g in (*GATE_NAMES, 'avc alone', 'confidence alone')}
-    return pd.DataFrame([{'portion': f'{r:.2f}', **{GATE_NAMES[g]: f'{p[g][r].mean():.1f}' for g in GATE_NAMES}, 'AVC − confidence': said(mean_interval(p['avc'][r]-p['confidence'][r]), '+.1f'),
-        'AVC alone': f"{p['avc alone'][r].mean():.1f}", 'confidence alone': f"{p['confidence alone'][r].mean():.1f}"} for r in portions()]).set_index('portion')
-
-# %% ../../nbs/paper/35_selftrain.ipynb #ecad78af
-ABLATION_NAMES = dict(zip(map(str, ({}, *ABLATIONS)), ('as above', 'statistics of the source', 'portion 0.20', 'portion 0.50', 'portion 1.00', 'no class balance', 'head without bias', 'features of both signs',
-    'learning rate 0.03', 'learning rate 0.003', 'dropout 0.5', '100 updates on the source')))
-
-def ablation_table():
-    "Accuracy of CBST and the gains of the AVH variants with one factor changed"
-    rows = []
-    for change in ({}, *ABLATIONS):
-        g = {v: gain(f'cbst{v}', **change) for v in VARIANTS[1:]}
-        rows.append({'changed': ABLATION_NAMES[str(change)], 'before': f"{100*by_pair('cbst', metric='start', **change).mean().mean():.1f}", 'CBST': f"{100*by_pair('cbst', **change).mean().mean():.1f}",
-            **{method_name(f'cbst{v}')[7:]: said(g[v]['over_pairs'], '+.1f') for v in g}})
-    return markdown_table(pd.DataFrame(rows).set_index('changed'))
-
-# %% ../../nbs/paper/35_selftrain.ipynb #b96caaba
-PUBLISHED = {'source only': 51.6, 'CBST': 76.4, 'CRST': 78.1, 'with AVH': 81.5}
-
-# %% ../../nbs/paper/35_selftrain.ipynb #274ba928
+# %% ../../nbs/paper/35_selftrain.ipynb #98008471
 def best_variant(pairs=PACS_PAIRS):
     "The AVH variant with the largest gain, found by looking at all of them"
     return max((m for m in MAIN if twin(m)!=m), key=lambda m: gain(m, pairs)['over_pairs'][0])
@@ -246,7 +207,7 @@ def summary():
     "What this page finds, in a few sentences of Markdown"
     def told(m, pairs=PACS_PAIRS):
         g = gain(m, pairs)
-        return f"{said(g['over_pairs'], '+.1f')} on {NAMES[twin(m)]} ({g['won']} of {g['pairs']} pairs, p = {g['p']:.2f})"
+        return f"{said(g['over_pairs'], '+.1f')} on {NAMES[twin(m)]} ({g['won']} of {g['pairs']} pairs, p = {g['p']:.3f})"
     gates = [m for m in MAIN if m.endswith('+avh')]
     verdicts = {judge(*gain(m)['over_pairs'][1:]) for m in gates}
     lead = {('yes',): '**Yes, the AVH gate beats its twin on PACS', ('no',): '**No, the AVH gate falls behind its twin on PACS', ('open',): '**Not beyond doubt: the AVH gate is not clearly ahead of its twin on PACS'}.get(tuple(verdicts), '**In part: the AVH gate beats some of its twins on PACS')
