@@ -14,7 +14,7 @@ from .data import pacs
 from .models import efficientnet_lite
 from .records import work_folder
 
-# %% ../nbs/19_features.ipynb #1c7bed57
+# %% ../nbs/19_features.ipynb #3c12be4d
 @torch.no_grad()
 def lite_features(
     x: torch.Tensor, # Images, uint8 (N, 3, H, W)
@@ -45,6 +45,7 @@ def pacs_features(
 def standardised(
     x: torch.Tensor, # (N, D)
     by: torch.Tensor, # (M, D)
+    limit: float=float('inf'), # Clip to this many standard deviations
 )->torch.Tensor: # (N, D)
     "`x` with the mean of `by` taken away, in units of its standard deviation, dimension by dimension"
-    return (x-by.mean(0))/(by.std(0)+1e-6)
+    return ((x-by.mean(0))/(by.std(0)+1e-6)).clamp(-limit, limit)

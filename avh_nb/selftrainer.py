@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Domain', 'portions', 'batches', 'SelfTrainer']
 
-# %% ../nbs/25_selftrainer.ipynb #7f2c3fee
-import os
+# %% ../nbs/25_selftrainer.ipynb #4217264f
+import math, os
 import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from fastcore.basics import patch
@@ -144,7 +144,7 @@ def _label(self: SelfTrainer, portion):
         report[f'precision {name}'] = (labels.argmax(1)==y)[known].double().mean().item() if known.any() else None
     return report
 
-# %% ../nbs/25_selftrainer.ipynb #b3603529
+# %% ../nbs/25_selftrainer.ipynb #7978e3d0
 @patch
 def _round(self: SelfTrainer, portion, bar):
     report = self._label(portion) if portion else {}
@@ -167,6 +167,7 @@ def _round(self: SelfTrainer, portion, bar):
         self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
         total += loss.item()
         bar.update()
+    if not math.isfinite(total): raise ValueError(f"round {len(self.history)}: the loss is not finite; take a lower learning rate than {self.optimizer.param_groups[0]['lr']}, or bring the inputs to a common scale")
     self.history.append(dict(round=len(self.history), portion=portion, loss=total/self.steps, **report, **self._evaluate()))
     bar.set_postfix({k: round(v, 3) for k,v in self.history[-1].items() if k in ('portion', 'validation', 'accuracy') and v is not None})
 

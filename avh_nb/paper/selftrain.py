@@ -41,7 +41,7 @@ ABLATIONS = (dict(statistics='source'), dict(portions='0.20'), dict(portions='0.
 RECIPES = tuple(dict(source_rounds=r, lr=lr, dropout=d) for r,lr,d in product((1, 4, 12), (.003, .01, .03), (0., .5)))
 PARTS = ('all', 'recipe', 'pacs', 'digits', 'ablations')
 
-# %% ../../nbs/paper/35_selftrain.ipynb #476734dd
+# %% ../../nbs/paper/35_selftrain.ipynb #10e38b65
 def arguments(
     method: str, # Such as 'cbst', 'lrent+avh', 'cbst+avc-labels', 'cbst+margin'
 )->dict: # For `SelfTrainer`
@@ -60,7 +60,7 @@ def domain(name, statistics_of, device='cpu'):
     "A domain of PACS as cached features, or of digits as images, standardised by the statistics of one"
     if name in PACS_DOMAINS:
         (x,y),reference = pacs_features(name, device),pacs_features(statistics_of, device)[0]
-        x = standardised(x, reference)
+        x = standardised(x, reference, float('inf') if statistics_of==name else 10)
         return Domain(lambda index, generator: x[index], y, PACS, name)
     return Domain.of(digit_images(name), Normalise(digit_images(statistics_of)))
 
