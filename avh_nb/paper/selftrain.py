@@ -97,12 +97,12 @@ def summarise(trainer):
     for k in ('accuracy', 'accuracy_by_angle', *(k for k in h[-1] if k.startswith(('precision', 'count')))): res[f'{k} by round'] = [r.get(k) for r in h[1:]]
     return {k: [x if x is None else round(x, 5) for x in v] if isinstance(v, list) else v for k,v in res.items()}
 
-# %% ../../nbs/paper/35_selftrain.ipynb #e5af2eee
+# %% ../../nbs/paper/35_selftrain.ipynb #a9ba9dfd
 def grid(
     seeds: int=3, # How many
     part: str='all', # One of `PARTS`
     pairs: tuple=(), # Only these, of (source, target); without ablations unless `part` asks for them
-    methods: tuple=(), # Only these, as `arguments` takes them; default: `MAIN`
+    methods: tuple=(), # Only these, such as 'cbst+avh'; default: all of the table above
 )->list: # Of (config, seed)
     "The runs of the study"
     if part not in PARTS: raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
