@@ -41,7 +41,7 @@ ABLATIONS = (dict(statistics='source'), dict(portions='0.20'), dict(portions='0.
 RECIPES = tuple(dict(source_rounds=r, lr=lr, dropout=d) for r,lr,d in product((1, 4, 12), (.003, .01, .03), (0., .5)))
 PARTS = ('all', 'recipe', 'pacs', 'digits', 'ablations')
 
-# %% ../../nbs/paper/35_selftrain.ipynb #10e38b65
+# %% ../../nbs/paper/35_selftrain.ipynb #24ccc14e
 def arguments(
     method: str, # Such as 'cbst', 'lrent+avh', 'cbst+avc-labels', 'cbst+margin'
 )->dict: # For `SelfTrainer`
@@ -73,8 +73,8 @@ SOURCE_KEYS = ('backbone', 'steps', 'source_rounds', 'lr', 'dropout', 'bias', 's
 @cache
 def _source_network(source, settings, seed, device):
     c = dict(settings)
-    torch.manual_seed(seed)
     here = domain(source, source, device)
+    torch.manual_seed(seed) # after the domain: computing its features for the first time draws random numbers
     trainer = SelfTrainer(network(c), here, here, (0,)*c['source_rounds'], steps=c['steps'], lr=c['lr'], seed=seed, device=device, progress=False)
     return trainer.fit()
 
