@@ -336,6 +336,18 @@ def test_the_twins_start_from_the_same_network():
         if 'target' in r['config']: starts.setdefault(json.dumps([{k: v for k,v in r['config'].items() if k not in ('method', 'portions', 'class_balance')}, r['seed']]), set()).add(r['metrics']['start'])
     assert starts and all(len(v)==1 for v in starts.values())
 
+def test_the_network_does_not_depend_on_what_its_domain_cost(monkeypatch):
+    "Features that are computed the first time draw random numbers; those from the disk do not"
+    x,y = torch.randn(40, 1280, generator=torch.Generator().manual_seed(0)),torch.arange(40)%7
+    def domain(draws): return lambda *args: (torch.rand(draws), Domain(lambda i, generator: x[i], y, tuple('abcdefg'), 'toy'))[1]
+    weights = []
+    for draws in (0, 10):
+        monkeypatch.setattr(study, 'domain', domain(draws))
+        study._source_network.cache_clear()
+        weights.append(study.source_network({**study.LITE, **study.FACTORS, 'steps': 2, 'source_rounds': 1}, 'toy', 0).model.head.weight)
+    study._source_network.cache_clear()
+    assert torch.equal(*weights)
+
 @pytest.fixture
 def records(monkeypatch):
     "Records of one's own making in place of the committed ones"
