@@ -188,7 +188,7 @@ def precision(gate, pairs=PACS_PAIRS, method='cbst'):
     rounds = pd.DataFrame([[np.nan if v is None else 100*v for v in row] for row in f[f'precision {gate} by round']], index=pd.MultiIndex.from_frame(f[['source', 'target']]), columns=portions())
     return rounds.groupby(['source', 'target'], sort=False).mean().reindex(pairs)
 
-# %% ../../nbs/paper/35_selftrain.ipynb #90f61f44
+# %% ../../nbs/paper/35_selftrain.ipynb #f4381f34
 def best_variant(pairs=PACS_PAIRS):
     "The AVH variant with the largest gain, found by looking at all of them"
     return max((m for m in MAIN if twin(m)!=m), key=lambda m: gain(m, pairs)['over_pairs'][0])
@@ -220,5 +220,5 @@ def summary():
         f"- *The best AVH variant*, of all that were tried: {method_name(b)}, {said(g['over_pairs'], '+.1f')} over its twin ({g['won']} of {g['pairs']} pairs; over seeds {said(g['over_seeds'], '+.1f')}). The most accurate of all methods is {method_name(top)}, with {100*by_pair(top).mean().mean():.1f} % where training on the source alone reaches {100*by_pair('source').mean().mean():.1f} %.",
         f"- *Labels by the angle* in place of softmax: {told('cbst+avc-labels')}; {told('mrkld+avc-labels')}. With LRENT they fail ({said(gain('lrent+avc-labels')['over_pairs'], '+.1f')}), for a reason computed below.",
         f"- *Digits*: {'; '.join(told(m, DIGIT_PAIRS) for m in gates)}.",
-        f"- *As selection alone*, from the same networks at the same portion, what AVC picks is right more often than what confidence picks by {said(d['PACS'], '+.1f')} points on PACS and {said(d['digits'], '+.1f')} on digits.", '',
+        f"- *As selection alone*, from the same networks at the same portion, the share of right labels in what AVC picks differs from that in what confidence picks by {said(d['PACS'], '+.1f')} points on PACS and {said(d['digits'], '+.1f')} on digits.", '',
         f"95 % intervals over pairs, each the mean of {by_pair('cbst').shape[1]} seeds; p from Wilcoxon's signed ranks over pairs. The twelve pairs share four domains and are not independent, so that these intervals are rather too narrow."])
