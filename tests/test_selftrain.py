@@ -303,7 +303,7 @@ def test_names_of_methods(name, expected):
     assert tuple(study.arguments(name).values())==expected
     assert study.twin(name)==name.split('+avh')[0].split('+avc')[0].split('+margin')[0]
 
-@pytest.mark.parametrize('name', ['cbts', 'avh', 'cbst+angle', ''])
+@pytest.mark.parametrize('name', ['cbts', 'avh', 'cbst+angle', '', 'cbst+avh+margin', 'cbst+avh+avc-labels', 'source+avh'])
 def test_a_method_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match='methods: expected such as'): study.arguments(name)
 
