@@ -12,7 +12,8 @@ from avh_nb.records import read_records
 from avh_nb.scores import avc
 from avh_nb.selection import LastRound, SourceValidation, TargetOracle
 from avh_nb.selftrain import METHODS, Audit, class_thresholds, picked_by_one, pseudo_labels, regulariser
-from avh_nb.selftrainer import Domain, SelfTrainer, batches, portions
+from avh_nb.domains import Domain, batches
+from avh_nb.selftrainer import SelfTrainer, portions
 from avh_nb.models import small_cnn
 from test_resume import wait_for
 

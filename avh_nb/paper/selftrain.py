@@ -6,7 +6,7 @@
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'WEIGHT', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES',
            'PARTS', 'PUBLISHED_VISDA', 'grid', 'needs', 'run']
 
-# %% ../../nbs/paper/35_selftrain.ipynb #c14159eb
+# %% ../../nbs/paper/35_selftrain.ipynb #b3c557db
 import copy
 import numpy as np, pandas as pd, torch
 from functools import cache
@@ -15,6 +15,7 @@ from scipy import stats
 from torch import nn
 from ..data import PACS, PACS_DOMAINS, digits, mnist5k, usps
 from ..digit_domains import printed_digits, resized
+from ..domains import Domain
 from ..features import pacs_features, standardised
 from ..learner import Normalise
 from ..models import Classifier, small_cnn
@@ -23,7 +24,7 @@ from .human import judge
 from ..records import as_frame, read_records
 from ..selection import SourceValidation, TargetOracle
 from ..selftrain import GATES
-from ..selftrainer import Domain, SelfTrainer, portions
+from ..selftrainer import SelfTrainer, portions
 from ..stats import mean_interval
 
 # %% ../../nbs/paper/35_selftrain.ipynb #62c1047b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VISDA', 'NEEDS', 'PUBLISHED', 'TINY', 'METHODS', 'read_list', 'load_domain', 'grid', 'network', 'run']
 
-# %% ../../nbs/paper/38_visda.ipynb #09978d13
+# %% ../../nbs/paper/38_visda.ipynb #2b187123
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -17,7 +17,8 @@ from ..data import locate
 from ..models import Classifier
 from .selftrain import arguments, summarise
 from ..records import work_folder
-from ..selftrainer import Domain, SelfTrainer, portions
+from ..domains import Domain
+from ..selftrainer import SelfTrainer, portions
 
 # %% ../../nbs/paper/38_visda.ipynb #dc94f340
 VISDA = ('aeroplane', 'bicycle', 'bus', 'car', 'horse', 'knife', 'motorcycle', 'person', 'plant', 'skateboard', 'train', 'truck')
