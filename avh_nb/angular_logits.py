@@ -10,7 +10,7 @@ import math
 import torch, torch.nn.functional as F
 from .angles import unit_rows
 
-# %% ../nbs/09_angular_logits.ipynb #aaff9d65
+# %% ../nbs/09_angular_logits.ipynb #f172c2f2
 def _floor(dtype): return 8*torch.finfo(dtype).eps # of a squared sine that comes from a rounded cosine
 
 def _directions(u):
@@ -18,6 +18,11 @@ def _directions(u):
     d,norm = unit_rows(u)
     zero = (u==0).all(1)
     return torch.where(zero[:, None], 0, d),torch.where(zero, 1, norm)
+
+def _inverse_sine(sin):
+    "1/sin, and 0 where the sine is no more than what rounding makes of 0"
+    some = sin>8*torch.finfo(sin.dtype).eps
+    return torch.where(some, 1/torch.where(some, sin, 1), 0)
 
 def _own_angle(xn, v):
     "Angle of unit rows to unit rows, by the half-angle form"
@@ -39,9 +44,9 @@ class _LossAngles(torch.autograd.Function):
         # In differentiable operations on saved tensors: the second derivative comes from autograd
         x,w,a,y = ctx.saved_tensors
         (xn,x_norm),(wn,w_norm) = _directions(x),_directions(w)
-        least = torch.full_like(a, _floor(a.dtype)**.5)
-        if y is not None: least.scatter_(1, y[:, None], 16*torch.finfo(a.dtype).eps)
-        k = g/torch.maximum(a.sin(), least)
+        sin = a.sin()
+        k = g/sin.clamp(min=_floor(a.dtype)**.5)
+        if y is not None: k = k.scatter(1, y[:, None], (g*_inverse_sine(sin)).gather(1, y[:, None]))
         kc = k*a.cos()
         alive_x,alive_w = (x!=0).any(1)[:, None],(w!=0).any(1)[:, None]
         grad_x = torch.where(alive_x, (kc.sum(1, keepdim=True)*xn-k@wn)/x_norm[:, None], 0)
@@ -59,7 +64,7 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #a7eb2e5c
+# %% ../nbs/09_angular_logits.ipynb #af4c3002
 BLOCK = 2**21 # numbers of a block of logits: 8 MB in float32
 
 def _without(g, u, square):
@@ -90,7 +95,7 @@ class _FusedLoss(torch.autograd.Function):
             # u becomes 1/(|w_c| sin A)
             torch.addcmul(w2, u, u, value=-1, out=u)
             torch.maximum(u, _floor(x.dtype)*w2, out=u).rsqrt_()
-            u.scatter_(1, label, 1/(w_norm[y[at], None]*own.sin().clamp(min=16*torch.finfo(x.dtype).eps)))
+            u.scatter_(1, label, _inverse_sine(own.sin())/w_norm[y[at], None])
             k = p.mul_(u)
             torch.mm(k, w, out=grads[0][at])
             grads[0][at].mul_(share[at, None])

@@ -79,7 +79,7 @@ class ERM(DomainAlgorithm):
         self.eval()
         return self.loss.logits(self.features(x))
 
-# %% ../nbs/22_domains.ipynb #b460233c
+# %% ../nbs/22_domains.ipynb #dd1c87ce
 class DomainTrainer:
     "Trains an algorithm on some domains and follows it on others that it never sees"
     def __init__(self,
@@ -108,7 +108,7 @@ class DomainTrainer:
         self.algorithm,self.train,self.test,self.selection = algorithm.to(device),train,test,selection
         self.checks,self.steps,self.batch_size,self.seed,self.device,self.progress = checks,steps,batch_size,seed,device,progress
         self.held_out,self.used = [],[]
-        for i,d in enumerate(train):
+        for d in train:
             order = torch.randperm(len(d), generator=torch.Generator().manual_seed(seed))
             n = min(max(1, round(validation*len(d))), len(d)-1)
             self.held_out.append(order[:n]); self.used.append(order[n:])

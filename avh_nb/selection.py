@@ -31,15 +31,15 @@ class TargetOracle:
     name = 'target oracle'
     def pick(self, history): return max(range(len(history)), key=lambda i: (history[i]['accuracy'], i))
 
-# %% ../nbs/18_selection.ipynb #8db915ae
+# %% ../nbs/18_selection.ipynb #3b099278
 class Keeper:
     "Keeps the weights of the round that a rule picks, and a checkpoint of every round to resume from"
     def __init__(self,
         selection, # A rule, as above
         checkpoint=None, # File to save to; None: keep in memory alone
-        identity: dict={}, # What a checkpoint must agree on (JSON)
+        identity: dict=None, # What a checkpoint must agree on (JSON)
     ):
-        self.selection,self.checkpoint,self.identity,self.picked = selection,checkpoint and Path(checkpoint),identity,None
+        self.selection,self.checkpoint,self.identity,self.picked = selection,checkpoint and Path(checkpoint),identity or {},None
     @property
     def weights_file(self): return self.checkpoint.with_suffix('.picked.safetensors')
 

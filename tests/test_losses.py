@@ -1,0 +1,328 @@
+"The AVH loss against a slow float64 formula, at the ends of the circle, under autocast and compile; and the mistakes that it must not be."
+import math
+import pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+import avh_nb.angular_logits as numbers
+from avh_nb import AngularLinear, AVHLoss
+from avh_nb.angular_logits import angular_logits, fused_loss, plain_loss
+from avh_nb.losses import attainable, avh_loss, default_scale, neighbour, scale_for
+
+def data(n=12, d=5, k=4, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=dtype).requires_grad_(),torch.randn(k, d, generator=g, dtype=dtype).requires_grad_(),torch.randint(k, (n,), generator=g)
+
+def slow_logits(x, w, scale):
+    "Pair by pair, as it is written; for autograd, away from the ends"
+    return torch.stack([torch.stack([scale*(math.pi-torch.acos((a@c)/(a.norm()*c.norm()))) for c in w]) for a in x])
+
+def slow_loss(x, w, y, scale, weight=None, ignore_index=-100, label_smoothing=0.):
+    "Sample by sample; the mean over what counts"
+    total,count,k = 0.,0.,len(w)
+    for z,label in zip(slow_logits(x, w, scale), y.tolist()):
+        if label==ignore_index: continue
+        log_p = z-torch.logsumexp(z, 0)
+        of = torch.ones(k, dtype=z.dtype) if weight is None else weight
+        total = total-(1-label_smoothing)*of[label]*log_p[label]-label_smoothing/k*(of*log_p).sum()
+        count = count+of[label]
+    return total/count
+
+def grads(loss, *tensors): return torch.autograd.grad(loss, tensors)
+
+@settings(deadline=None, max_examples=60)
+@given(n=st.integers(1, 9), d=st.integers(2, 7), k=st.integers(1, 6), scale=st.floats(.1, 30), seed=st.integers(0, 99), weighted=st.booleans(), smoothing=st.sampled_from([0., .1, 1.]), ignored=st.booleans())
+def test_value_and_gradient_are_those_of_the_slow_formula(n, d, k, scale, seed, weighted, smoothing, ignored):
+    x,w,y = data(n, d, k, seed)
+    if ignored and n>1: y[0] = -7
+    options = dict(weight=torch.rand(k, dtype=torch.float64)+.1 if weighted else None, ignore_index=-7, label_smoothing=smoothing)
+    ours,slow = avh_loss(x, w, y, scale, **options),slow_loss(x, w, y, scale, **options)
+    torch.testing.assert_close(ours, slow, rtol=1e-10, atol=1e-12)
+    for a,b in zip(grads(ours, x, w), grads(slow, x, w)): torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(reduction='none'), dict(label_smoothing=.2), dict(weight=torch.tensor([1., 2, 3, 0])), dict(weight=torch.tensor([1., 2, 3, 0]), label_smoothing=.2)], ids=str)
+def test_float32_is_close_to_float64(options):
+    x,w,y = data(40, 20, 4)
+    y[3] = -100
+    exact = avh_loss(x, w, y, 5., **{k: v.double() if k=='weight' else v for k,v in options.items()})
+    rough = avh_loss(x.float(), w.float(), y, 5., **options)
+    torch.testing.assert_close(rough.double(), exact, rtol=1e-5, atol=1e-6)
+    for a,b in zip(grads(rough.sum(), x, w), grads(exact.sum(), x, w)): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+def test_soft_targets_mean_what_they_do_in_cross_entropy(reduction):
+    x,w,_ = data()
+    soft = torch.rand(12, 4, dtype=torch.float64).softmax(1)
+    torch.testing.assert_close(avh_loss(x, w, soft, 3., reduction=reduction), F.cross_entropy(slow_logits(x, w, 3.), soft, reduction=reduction))
+    y = torch.arange(12)%4
+    torch.testing.assert_close(avh_loss(x, w, F.one_hot(y, 4).double(), 3., reduction=reduction), avh_loss(x, w, y, 3., reduction=reduction))
+
+@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(label_smoothing=.1), dict(weight=torch.tensor([1., 2, 3, .5], dtype=torch.float64))], ids=str)
+def test_gradcheck_and_gradgradcheck(options):
+    x,w,y = data(5)
+    y[1] = -100
+    assert gradcheck(lambda *a: avh_loss(*a, y, 4., **options), (x, w)) and gradgradcheck(lambda *a: avh_loss(*a, y, 4., **options), (x, w))
+
+def test_a_learnt_scale_has_its_gradient():
+    x,w,y = data(5)
+    s = torch.tensor(2., dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda *a: avh_loss(a[0], a[1], y, a[2]), (x, w, s))
+    loss = AVHLoss(5, 4, scale=3., learn_scale=True)
+    optimizer = torch.optim.SGD(loss.parameters(), 50.)
+    for _ in range(5): optimizer.zero_grad(); loss(x.detach().float(), y).backward(); optimizer.step()
+    assert loss.scale>0 and loss.scale!=3
+
+@pytest.mark.parametrize('rows', [1, 3, 5, 100])
+def test_blocks_do_not_show(monkeypatch, rows):
+    x,w,y = data(11)
+    share = torch.rand(11, dtype=torch.float64)
+    monkeypatch.setattr(numbers, 'BLOCK', rows*4)
+    fused,plain = fused_loss(x, w, y, share, 3.),plain_loss(x, w, y, share, 3.)
+    torch.testing.assert_close(fused, plain)
+    for a,b in zip(grads(fused, x, w), grads(plain, x, w)): torch.testing.assert_close(a, b)
+
+# the ends
+
+def limit(x, w, y, scale):
+    "Gradient of one sample's loss in x, in float64 by the formula, an angle of 0 or pi giving none"
+    none = 2e-6 if x.dtype==torch.float32 else 1e-9 # what rounding makes of an angle of 0
+    x,w = x.double(),w.double()
+    xn,wn = x/x.norm(),w/w.norm(dim=1, keepdim=True)
+    cos = wn@xn
+    p = torch.softmax(-scale*torch.acos(cos.clamp(-1, 1)), 0)
+    p[y] -= 1
+    total = torch.zeros_like(x)
+    for c in range(len(w)):
+        rejection = cos[c]*xn-wn[c]
+        if rejection.norm()>none: total += -scale*p[c]*rejection/rejection.norm()/x.norm()
+    return total
+
+@pytest.mark.parametrize('path', ['fused', 'plain'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('sign', [1, -1])
+@pytest.mark.parametrize('towards', [0, 1])
+def test_on_a_class_vector_and_against_it(path, dtype, sign, towards):
+    "On the label's vector, on another's, and against either"
+    _,w,_ = data(dtype=dtype)
+    x = (sign*2.5*w[towards:towards+1]).detach().requires_grad_()
+    loss = avh_loss(x, w, torch.tensor([0]), 3., reduction='mean' if path=='fused' else 'none').sum()
+    angles = torch.acos(F.cosine_similarity(x.double(), w.double()).clamp(-1, 1))
+    tolerance = dict(rtol=1e-3, atol=2e-3) if dtype==torch.float32 else dict(rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss.double(), F.cross_entropy(-3*angles[None], torch.tensor([0])), **tolerance)
+    gx,gw = grads(loss, x, w)
+    assert gx.isfinite().all() and gw.isfinite().all()
+    torch.testing.assert_close(gx[0].double(), limit(x[0].detach(), w.detach(), 0, 3.), **tolerance)
+
+@pytest.mark.parametrize('angle', [1e-5, 1e-4, 1e-2, 1., math.pi-1e-2, math.pi-1e-4])
+def test_near_the_label_the_float32_gradient_is_right(angle):
+    g = torch.Generator().manual_seed(0)
+    w = F.normalize(torch.randn(4, 8, generator=g, dtype=torch.float64), dim=1)
+    away = F.normalize(w[1]-(w[1]@w[0])*w[0], dim=0)
+    x = (math.cos(angle)*w[0]+math.sin(angle)*away)[None]
+    for reduction in ('mean', 'none'):
+        x32,w32 = x.float().requires_grad_(),w.float()
+        got, = grads(avh_loss(x32, w32, torch.tensor([0]), 5., reduction=reduction).sum(), x32)
+        want = limit(x32[0].detach(), w32, 0, 5.)
+        assert (got[0]-want).norm()<.03*want.norm(), (reduction, got, want)
+
+def test_a_step_from_a_wrong_class_leaves_it():
+    for dtype in (torch.float32, torch.float64):
+        _,w,_ = data(dtype=dtype)
+        for reduction in ('mean', 'none'):
+            x = w[2:3].detach().clone().requires_grad_()
+            step = x-.05*grads(avh_loss(x, w, torch.tensor([1]), 3., reduction=reduction).sum(), x)[0]
+            before,after = angular_logits(x, w, 1.)[0],angular_logits(step, w, 1.)[0]
+            assert after[1]>before[1] and after[2]<before[2]
+
+@pytest.mark.parametrize('reduction', ['mean', 'none'])
+def test_zeros_have_no_direction(reduction):
+    x,w,y = data(dtype=torch.float32)
+    with torch.no_grad(): x[2],w[3] = 0,0
+    y[2] = 1
+    loss = avh_loss(x, w, y, 3., reduction=reduction)
+    gx,gw = grads(loss.sum(), x, w)
+    assert gx.isfinite().all() and gw.isfinite().all() and (gx[2]==0).all() and (gw[3]==0).all() and (gx[0]!=0).any()
+    torch.testing.assert_close(avh_loss(x, w, y, 3., reduction='none')[2].item(), math.log(4))
+
+def test_nan_in_a_feature_is_nan_in_its_loss_alone():
+    x,w,y = data()
+    with torch.no_grad(): x[2, 0] = math.nan
+    losses = avh_loss(x, w, y, 3., reduction='none')
+    assert losses[2].isnan() and losses.isnan().sum()==1 and avh_loss(x, w, y, 3.).isnan()
+
+@pytest.mark.parametrize('factor', [1e-30, 1e-12, 1e12, 1e30])
+def test_squares_that_leave_float32(factor):
+    x,w,y = data(dtype=torch.float32)
+    torch.testing.assert_close(avh_loss(x*factor, w, y, 3.), avh_loss(x, w, y, 3.), rtol=1e-5, atol=0)
+    torch.testing.assert_close(avh_loss(x, w*factor, y, 3.), avh_loss(x, w, y, 3.), rtol=1e-5, atol=0)
+    big = (x*factor).detach().requires_grad_()
+    torch.testing.assert_close(grads(avh_loss(big, w, y, 3.), big)[0]*factor, grads(avh_loss(x, w, y, 3.), x)[0], rtol=1e-3, atol=1e-5)
+
+# what users of cross-entropy expect
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+@pytest.mark.parametrize('options', [dict(), dict(label_smoothing=.1), dict(weight=torch.ones(4).double())], ids=str)
+def test_all_ignored_is_zero_and_so_is_an_empty_batch(reduction, options):
+    x,w,y = data()
+    for n in (12, 0):
+        loss = avh_loss(x[:n], w, torch.full((n,), -100), 3., reduction=reduction, **options)
+        assert loss==0 and all((g==0).all() for g in grads(loss, x, w))
+
+def test_a_weight_of_zero_for_all_is_zero():
+    x,w,y = data()
+    loss = avh_loss(x, w, y, 3., weight=torch.zeros(4).double())
+    assert loss==0 and (grads(loss, x)[0]==0).all()
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x,w,y = data(dtype=torch.float32)
+    half = x.detach().to(dtype).requires_grad_()
+    loss = avh_loss(half, w, y, 3.)
+    assert loss.dtype==torch.float32
+    torch.testing.assert_close(loss, avh_loss(half.detach().float(), w, y, 3.))
+    assert grads(loss, half)[0].dtype==dtype
+
+def test_autocast_changes_nothing():
+    x,w,y = data(dtype=torch.float32)
+    layer,loss = AngularLinear(5, 4),AVHLoss(w=torch.nn.Parameter(w.detach()))
+    plain = layer(x),loss(x, y)
+    with torch.autocast('cpu', torch.bfloat16): inside = layer(x),loss(x, y)
+    for a,b in zip(plain, inside): assert a.dtype==b.dtype==torch.float32 and torch.equal(a, b)
+    inside[1].backward()
+    assert loss.weight.dtype==loss.weight.grad.dtype==torch.float32
+
+def test_compiles_into_one_graph():
+    x,w,y = data(dtype=torch.float32)
+    layer = AngularLinear(5, 4)
+    for f,args in ((lambda x, w, y: avh_loss(x, w, y, 3.), (x, w, y)), (lambda x, w, y: avh_loss(x, w, y, 3., label_smoothing=.1, reduction='sum'), (x, w, y)), (lambda x, y: F.cross_entropy(layer(x), y), (x, y))):
+        torch._dynamo.reset()
+        compiled = torch.compile(f, backend='aot_eager', fullgraph=True)
+        torch.testing.assert_close(compiled(*args), f(*args))
+        torch.testing.assert_close(grads(compiled(*args), x)[0], grads(f(*args), x)[0], rtol=1e-4, atol=1e-6)
+
+def test_layer_and_module_agree_and_keep_their_parameters():
+    x,_,y = data(dtype=torch.float32)
+    layer = AngularLinear(5, 4, scale=3.)
+    loss = AVHLoss(w=layer.weight, scale=3.)
+    torch.testing.assert_close(F.cross_entropy(layer(x), y), loss(x, y))
+    torch.testing.assert_close(loss.logits(x), layer(x))
+    torch.testing.assert_close(layer(x.view(3, 4, 5)), layer(x).view(3, 4, 4))
+    assert [n for n,_ in layer.named_parameters()]==['weight'] and {n for n,_ in AngularLinear(5, 4, learn_scale=True).named_parameters()}=={'weight', 'log_scale'}
+    again = AngularLinear(5, 4, scale=3.); again.load_state_dict(layer.state_dict())
+    assert torch.equal(again(x), layer(x))
+    torch.testing.assert_close(AVHLoss(5, 10).scale, default_scale(10))
+    weighted = AVHLoss(w=layer.weight, scale=3., weight=torch.tensor([1., 2, 3, 4]), ignore_index=1, reduction='sum')
+    torch.testing.assert_close(weighted(x, y), avh_loss(x, layer.weight, y, 3., torch.tensor([1., 2, 3, 4]), 1, 'sum'))
+
+ERRORS = [
+    (dict(y=torch.tensor([0, 1, 4])), 'y: expected labels from 0 to 3, got 4 at index 2'),
+    (dict(y=torch.tensor([0, -1, 2])), 'y: expected labels from 0 to 3, got -1 at index 1'),
+    (dict(y=torch.tensor([0, 1])), 'y: expected 3 labels'),
+    (dict(y=torch.rand(3, 5)), r'y: expected soft targets of shape \(3, 4\)'),
+    (dict(y=[0, 1, 2]), 'y: expected a tensor'),
+    (dict(scale=0.), 'scale: expected above 0'), (dict(scale=-1.), 'scale: expected above 0'), (dict(scale=math.nan), 'scale: expected above 0'),
+    (dict(x=torch.randn(3, 6)), 'x: expected 5 columns'), (dict(x=torch.randn(5)), r'x: expected shape \(N, D\)'),
+    (dict(weight=torch.ones(3)), r'weight: expected shape \(4,\)'), (dict(reduction='median'), "reduction: expected 'mean', 'sum' or 'none'"), (dict(label_smoothing=1.5), 'label_smoothing: expected from 0 to 1'),
+]
+@pytest.mark.parametrize('wrong,message', ERRORS, ids=[m for _,m in ERRORS])
+def test_errors_name_the_argument(wrong, message):
+    _,w,_ = data(dtype=torch.float32)
+    with pytest.raises(ValueError, match=message): avh_loss(**{**dict(x=torch.randn(3, 5), w=w, y=torch.tensor([0, 1, 2]), scale=3.), **wrong})
+
+def test_errors_of_layers():
+    for make in (lambda: AngularLinear(5, 4, scale=0), lambda: AVHLoss(5, 4, scale=-1), lambda: neighbour('cosine', 5, 4, 0)):
+        with pytest.raises(ValueError, match='scale: expected above 0'): make()
+    with pytest.raises(ValueError, match='in_features, out_features'): AVHLoss(5)
+    with pytest.raises(ValueError, match='x: expected 5 columns'): AngularLinear(5, 4)(torch.randn(3, 6))
+    with pytest.raises(ValueError, match='name: expected one of'): neighbour('cubeface', 5, 4, 1.)
+
+@given(p=st.floats(.2, .999), k=st.integers(6, 10**5))
+def test_scale_for_is_the_inverse_of_attainable(p, k):
+    assert attainable(scale_for(p, k), k)==pytest.approx(p)
+    w = torch.eye(3)
+    assert avh_loss(w[:1], w, torch.tensor([0]), scale_for(.9, 3)).neg().exp()==pytest.approx(.9, rel=1e-5)
+
+# the cosine family, sample by sample
+
+@pytest.mark.parametrize('name,margin', [('cosine', None), ('cosface', .2), ('arcface', .3), ('sphereface', 2)])
+def test_neighbours_are_what_their_papers_say(name, margin):
+    x,_,y = data(10, 6, 4, dtype=torch.float32)
+    loss = neighbour(name, 6, 4, 4., margin)
+    total = 0.
+    for a,label in zip(x, y.tolist()):
+        cos = [F.cosine_similarity(a, c, 0).item() for c in loss.weight]
+        z = [4*c for c in cos]
+        angle = math.acos(cos[label])
+        if name=='cosface': z[label] = 4*(cos[label]-margin)
+        if name=='arcface': z[label] = 4*(math.cos(angle+margin) if angle+margin<=math.pi else cos[label]-margin*math.sin(margin))
+        if name=='sphereface':
+            k = math.floor(angle*margin/math.pi)
+            z[label] = 4*((-1)**k*math.cos(margin*angle)-2*k)
+            z = [a.norm().item()*v for v in z]
+        total += math.log(sum(math.exp(v-max(z)) for v in z))+max(z)-z[label]
+    assert loss(x, y).item()==pytest.approx(total/10, rel=1e-4)
+    with torch.autocast('cpu', torch.bfloat16): loss(x, y).backward()
+    assert loss.weight.dtype==torch.float32 and loss.logits(x).argmax(1).equal((F.normalize(x, dim=1)@F.normalize(loss.weight, dim=1).T).argmax(1))
+
+# mistakes
+
+def right(x, w, y, s=3.): return avh_loss(x, w, y, s)
+def as_on_the_poster(x, w, y, s=3.): return torch.softmax(slow_logits(x, w, s), 1).gather(1, y[:, None]).mean()
+def without_the_logarithm(x, w, y, s=3.): return -as_on_the_poster(x, w, y, s)
+def detached_class_vectors(x, w, y, s=3.): return avh_loss(x, w.detach()+0*w, y, s)
+def angle_for_its_complement(x, w, y, s=3.): return F.cross_entropy(-slow_logits(x, w, s), y)
+def cosine_for_the_angle(x, w, y, s=3.): return F.cross_entropy(s*F.normalize(x, dim=1)@F.normalize(w, dim=1).T, y)
+def norm_of_the_matrix(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-((F.normalize(x, dim=1)@w.T)/w.norm()).clamp(-1, 1).acos()), y)
+def length_left_in(x, w, y, s=3.): return F.cross_entropy(x.norm(dim=1, keepdim=True)*slow_logits(x, w, s), y)
+def arccos_of_a_clamp(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-1, 1).acos()), y)
+def arccos_as_it_is(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).acos()), y)
+def gradient_cut_at_the_clamp(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-.999, .999).acos()), y)
+
+def falls_by_training(f):
+    x,w,y = data()
+    for _ in range(60):
+        gx, = grads(f(x, w, y), x)
+        x = (x-3*gx).detach().requires_grad_()
+    assert (slow_logits(x, w, 1.).argmax(1)==y).all()
+def is_unbounded_where_it_is_wrong(f):
+    "A probability is between 0 and 1, its logarithm is not"
+    w = torch.eye(2, dtype=torch.float64)
+    assert f(-w[:1], w, torch.tensor([0]), 10.)>1
+def classes_learn(f):
+    x,w,y = data()
+    assert (grads(f(x, w, y), w)[0]!=0).any()
+def known_value(f):
+    "30 and 90 degrees"
+    x,w = torch.tensor([[math.cos(math.pi/6), .5, 0]], dtype=torch.float64),torch.tensor([[1., 0, 0], [0, 0, 1]], dtype=torch.float64)
+    assert f(x, w, torch.tensor([0])).item()==pytest.approx(math.log(1+math.exp(-3*math.pi/3)))
+def length_plays_no_part(f):
+    x,w,y = data()
+    torch.testing.assert_close(f(x*torch.arange(1, 13)[:, None], w*torch.tensor([[1.], [3], [.1], [5]]), y), f(x, w, y))
+    torch.testing.assert_close((grads(f(x, w, y), x)[0]*x).sum(1), torch.zeros(12).double(), atol=1e-12, rtol=0)
+def finite_at_the_ends(f):
+    w = torch.eye(4, 5, requires_grad=True)
+    x = torch.cat([w, -w]).detach().requires_grad_()
+    assert all(g.isfinite().all() for g in grads(f(x, w, torch.arange(4).repeat(2)), x, w))
+def pulls_to_the_last(f):
+    "Close to the label the pull is that of any other angle"
+    w = torch.eye(2)
+    def pull(angle):
+        x = torch.tensor([[math.cos(angle), math.sin(angle)]], requires_grad=True)
+        return grads(f(x, w, torch.tensor([0]), .5), x)[0].norm().item()
+    assert pull(1e-4)==pytest.approx(pull(1e-3), rel=.02)==pytest.approx(pull(.05), rel=.1)
+
+CHECKS = [falls_by_training, is_unbounded_where_it_is_wrong, classes_learn, known_value, length_plays_no_part, finite_at_the_ends, pulls_to_the_last]
+MUTANTS = {as_on_the_poster: falls_by_training, without_the_logarithm: is_unbounded_where_it_is_wrong, detached_class_vectors: classes_learn, angle_for_its_complement: falls_by_training,
+    cosine_for_the_angle: known_value, norm_of_the_matrix: length_plays_no_part, length_left_in: length_plays_no_part, arccos_as_it_is: finite_at_the_ends, arccos_of_a_clamp: pulls_to_the_last, gradient_cut_at_the_clamp: pulls_to_the_last}
+
+@pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
+def test_the_loss_passes(check): check(right)
+
+@pytest.mark.parametrize('mutant', MUTANTS, ids=lambda f: f.__name__)
+def test_mutant_is_caught(mutant):
+    with pytest.raises(AssertionError): MUTANTS[mutant](mutant)
+
+def test_log_k_and_permutations():
+    x,w,y = data()
+    assert avh_loss(x, w, y, 1e-8).item()==pytest.approx(math.log(4), abs=1e-6)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(avh_loss(x, w[order], torch.argsort(order)[y], 3.), avh_loss(x, w, y, 3.))
