@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['angular_logits', 'fused_loss']
 
-# %% ../nbs/09_angular_logits.ipynb #14136148
+# %% ../nbs/09_angular_logits.ipynb #f2744819
 import math
 import torch, torch.nn.functional as F
-from .angles import unit_rows
+from .angles import CHUNK, unit_rows
 
 # %% ../nbs/09_angular_logits.ipynb #f172c2f2
 def _floor(dtype): return 8*torch.finfo(dtype).eps # of a squared sine that comes from a rounded cosine
@@ -64,60 +64,68 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #af4c3002
+# %% ../nbs/09_angular_logits.ipynb #08a2e21b
 BLOCK = 2**21 # numbers of a block of logits: 8 MB in float32
+SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
 
 def _without(g, u, square):
-    "Take the component along `u` off the rows of `g`, in place"
-    return g.addcmul_(u, (torch.linalg.vecdot(g, u)/square)[:, None], value=-1)
+    "Take the component along `u` off the rows of `g`, in place and in pieces that stay in the cache"
+    for gp,up,sp in zip(*(t.split(max(1, CHUNK//u.shape[1])) for t in (g, u, square))): gp.addcmul_(up, (torch.linalg.vecdot(gp, up)/sp)[:, None], value=-1)
+
+def _loss_and_gradients(x, w, y, share, scale, norms, gradients):
+    "Sum over rows of share * cross-entropy of angular logits; and its gradients in x and w, or two times None"
+    x_norm,w_norm = norms
+    w2,n_rows = w_norm*w_norm,max(1, BLOCK//len(w))
+    least = _floor(x.dtype)*w2
+    xn,v = x/x_norm[:, None],w.index_select(0, y).div_(w_norm[y, None])
+    own,label = _own_angle(xn, v)[:, None],y[:, None]
+    own_z,own_k = -scale*own,_inverse_sine(own.sin())/w_norm[y, None]
+    gx,gw = (torch.empty_like(x), (torch.empty_like if len(x) else torch.zeros_like)(w)) if gradients else (None, None)
+    total,buffers = x.new_zeros(()),x.new_empty(2, min(n_rows, len(x)), len(w))
+    for i in range(0, len(x), n_rows):
+        at = slice(i, i+n_rows)
+        u,z = buffers[:, :len(xn[at])]
+        torch.mm(xn[at], w.T, out=u)
+        torch.div(u, w_norm, out=z).clamp_(-1, 1).acos_().mul_(-scale).scatter_(1, label[at], own_z[at])
+        # Logits from -s pi to 0: only a large s asks for the largest of each row to be taken off
+        largest = z.amax(1, keepdim=True) if scale*math.pi>SAFE_EXPONENT else None
+        e = (z if largest is None else z.sub_(largest)).exp_()
+        sums = e.sum(1, keepdim=True)
+        total += share[at]@(sums.log() - own_z[at] + (0 if largest is None else largest))[:, 0]
+        if not gradients: continue
+        e.scatter_add_(1, label[at], -sums) # probabilities less the label, times the sum
+        torch.addcmul(w2, u, u, value=-1, out=u)
+        k = e.mul_(torch.maximum(u, least, out=u).rsqrt_().scatter_(1, label[at], own_k[at])) # times 1/(|w_c| sin A)
+        of = share[at, None]*scale/sums
+        torch.mm(k, w, out=gx[at]).mul_(of/x_norm[at, None])
+        xs = xn[at]*of
+        if i: gw.addmm_(k.T, xs)
+        else: torch.mm(k.T, xs, out=gw)
+    if gradients: _without(gx, x, x_norm*x_norm); _without(gw, w, w2)
+    return total,gx,gw
 
 class _FusedLoss(torch.autograd.Function):
-    "Sum over rows of share * cross-entropy of angular logits; the gradients are made in the forward pass"
+    "The loss, with gradients made in the forward pass and handed out in the backward pass"
     @staticmethod
     def forward(ctx, x, w, y, share, scale, norms):
-        x_norm,w_norm = norms
-        w2,n_rows = w_norm*w_norm,max(1, BLOCK//len(w))
-        grads = [torch.empty_like(x), torch.zeros_like(w)] if any(ctx.needs_input_grad[:2]) else None
-        total,buffers = x.new_zeros(()),x.new_empty(2, min(n_rows, len(x)), len(w))
-        for i in range(0, len(x), n_rows):
-            at = slice(i, i+n_rows)
-            xn,label = x[at]/x_norm[at, None],y[at, None]
-            u,z = buffers[:, :len(xn)]
-            torch.mm(xn, w.T, out=u)
-            v = w[y[at]]/w_norm[y[at], None]
-            own = _own_angle(xn, v)[:, None]
-            torch.div(u, w_norm, out=z).clamp_(-1, 1).acos_().scatter_(1, label, own).mul_(-scale)
-            log_p = F.log_softmax(z, 1)
-            total -= share[at]@log_p.gather(1, label)[:, 0]
-            if grads is None: continue
-            p = torch.exp(log_p, out=z)
-            p.scatter_add_(1, label, torch.full_like(own, -1))
-            # u becomes 1/(|w_c| sin A)
-            torch.addcmul(w2, u, u, value=-1, out=u)
-            torch.maximum(u, _floor(x.dtype)*w2, out=u).rsqrt_()
-            u.scatter_(1, label, _inverse_sine(own.sin())/w_norm[y[at], None])
-            k = p.mul_(u)
-            torch.mm(k, w, out=grads[0][at])
-            grads[0][at].mul_(share[at, None])
-            grads[1].addmm_(k.T, xn*share[at, None])
-        if grads:
-            _without(grads[0], x, x_norm*x_norm).mul_((scale/x_norm)[:, None])
-            # the rows of grads[1] are sums over k xn / |w|
-            _without(grads[1], w, w2).mul_(scale)
-        ctx.save_for_backward(x, w, y, share, *(grads or ()))
+        total,*ctx.gradients = _loss_and_gradients(x, w, y, share, scale, norms, any(ctx.needs_input_grad[:2]))
+        ctx.save_for_backward(x, w, y, share, *norms)
         ctx.scale = scale
         return total
     @staticmethod
     def backward(ctx, g):
-        x,w,y,share,*grads = ctx.saved_tensors
+        x,w,y,share,*norms = ctx.saved_tensors
         if torch.is_grad_enabled(): # a second derivative is asked for
-            grads = torch.autograd.grad(plain_loss(x, w, y, share, ctx.scale), (x, w), g, create_graph=True)
-            return *grads,None,None,None,None
-        return g*grads[0],g*grads[1],None,None,None,None
+            gradients = torch.autograd.grad(plain_loss(x, w, y, share, ctx.scale), (x, w), g, create_graph=True)
+        else: # given away once; a second pass over a retained graph makes them anew
+            gradients = ctx.gradients or _loss_and_gradients(x, w, y, share, ctx.scale, norms, True)[1:]
+            if g.device.type!='cpu' or g!=1: gradients = [t.mul_(g) for t in gradients] # where looking is free, a factor of 1 is not multiplied
+            ctx.gradients = None
+        return *gradients,None,None,None,None
 
 def plain_loss(x, w, y, share, scale): return share@F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')
 
-# %% ../nbs/09_angular_logits.ipynb #47b79617
+# %% ../nbs/09_angular_logits.ipynb #c258e2a0
 def fused_loss(
     x: torch.Tensor, # Features (N, D), float32 or float64
     w: torch.Tensor, # Class vectors (C, D), of the same type
@@ -127,5 +135,5 @@ def fused_loss(
 )->torch.Tensor: # A single number
     "Cross-entropy of angular logits, summed over samples by their share; memory for one block of rows, and no N x C matrix"
     norms = torch.linalg.vector_norm(x.detach(), dim=1),torch.linalg.vector_norm(w.detach(), dim=1)
-    ordinary = all(((n>1e-15) & (n<1e15)).all() for n in norms)
+    ordinary = all(1e-15<low and high<1e15 for low,high in (n.aminmax() for n in norms if n.numel()))
     return _FusedLoss.apply(x, w, y, share, scale, norms) if ordinary else plain_loss(x, w, y, share, scale)
