@@ -64,21 +64,27 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #08a2e21b
-BLOCK = 2**21 # numbers of a block of logits: 8 MB in float32
+# %% ../nbs/09_angular_logits.ipynb #c3c724e1
+ROWS = 128 # of a block of logits: with fewer the matrix product is slower, with more the block leaves the cache and the memory that was just freed
+BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
 
-def _without(g, u, square):
+def _without(g, u, square, scratch):
     "Take the component along `u` off the rows of `g`, in place and in pieces that stay in the cache"
-    for gp,up,sp in zip(*(t.split(max(1, CHUNK//u.shape[1])) for t in (g, u, square))): gp.addcmul_(up, (torch.linalg.vecdot(gp, up)/sp)[:, None], value=-1)
+    n = max(1, min(CHUNK, scratch.numel())//u.shape[1])
+    if n*u.shape[1]>scratch.numel(): scratch = u.new_empty(u.shape[1])
+    for gp,up,sp in zip(*(t.split(n) for t in (g, u, square))):
+        dot = torch.mul(gp, up, out=scratch[:gp.numel()].view_as(gp)).sum(1)
+        gp.addcmul_(up, (dot/sp)[:, None], value=-1)
 
 def _loss_and_gradients(x, w, y, share, scale, norms, gradients):
     "Sum over rows of share * cross-entropy of angular logits; and its gradients in x and w, or two times None"
     x_norm,w_norm = norms
-    w2,n_rows = w_norm*w_norm,max(1, BLOCK//len(w))
+    w2,n_rows = w_norm*w_norm,max(1, min(ROWS, BLOCK//len(w)))
     least = _floor(x.dtype)*w2
-    xn,v = x/x_norm[:, None],w.index_select(0, y).div_(w_norm[y, None])
-    own,label = _own_angle(xn, v)[:, None],y[:, None]
+    xn,v,label = x/x_norm[:, None],w.index_select(0, y).div_(w_norm[y, None]),y[:, None]
+    own = _own_angle(xn, v)[:, None]
+    del v
     own_z,own_k = -scale*own,_inverse_sine(own.sin())/w_norm[y, None]
     gx,gw = (torch.empty_like(x), (torch.empty_like if len(x) else torch.zeros_like)(w)) if gradients else (None, None)
     total,buffers = x.new_zeros(()),x.new_empty(2, min(n_rows, len(x)), len(w))
@@ -98,10 +104,10 @@ def _loss_and_gradients(x, w, y, share, scale, norms, gradients):
         k = e.mul_(torch.maximum(u, least, out=u).rsqrt_().scatter_(1, label[at], own_k[at])) # times 1/(|w_c| sin A)
         of = share[at, None]*scale/sums
         torch.mm(k, w, out=gx[at]).mul_(of/x_norm[at, None])
-        xs = xn[at]*of
+        xs = xn[at].mul_(of) # no longer needed as it was
         if i: gw.addmm_(k.T, xs)
         else: torch.mm(k.T, xs, out=gw)
-    if gradients: _without(gx, x, x_norm*x_norm); _without(gw, w, w2)
+    if gradients: _without(gx, x, x_norm*x_norm, buffers.view(-1)); _without(gw, w, w2, buffers.view(-1))
     return total,gx,gw
 
 class _FusedLoss(torch.autograd.Function):

@@ -75,7 +75,7 @@ def test_a_learnt_scale_has_its_gradient():
 def test_blocks_do_not_show(monkeypatch, rows):
     x,w,y = data(11)
     share = torch.rand(11, dtype=torch.float64)
-    monkeypatch.setattr(numbers, 'BLOCK', rows*4)
+    monkeypatch.setattr(numbers, 'ROWS', rows)
     fused,plain = fused_loss(x, w, y, share, 3.),plain_loss(x, w, y, share, 3.)
     torch.testing.assert_close(fused, plain)
     for a,b in zip(grads(fused, x, w), grads(plain, x, w)): torch.testing.assert_close(a, b)
