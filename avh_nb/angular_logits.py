@@ -10,7 +10,7 @@ import math
 import torch, torch.nn.functional as F
 from .angles import CHUNK, unit_rows
 
-# %% ../nbs/09_angular_logits.ipynb #f172c2f2
+# %% ../nbs/09_angular_logits.ipynb #de15619f
 def _floor(dtype): return 8*torch.finfo(dtype).eps # of a squared sine that comes from a rounded cosine
 
 def _directions(u):
@@ -24,9 +24,10 @@ def _inverse_sine(sin):
     some = sin>8*torch.finfo(sin.dtype).eps
     return torch.where(some, 1/torch.where(some, sin, 1), 0)
 
-def _own_angle(xn, v):
-    "Angle of unit rows to unit rows, by the half-angle form"
-    return 2*torch.atan2(torch.linalg.vector_norm(xn-v, dim=1), torch.linalg.vector_norm(xn+v, dim=1))
+def _own_angle(xn, v, scratch=None):
+    "Angle of unit rows to unit rows, by the half-angle form; with `scratch` no memory is taken, and `v` is overwritten"
+    if scratch is None: return 2*torch.atan2(torch.linalg.vector_norm(xn-v, dim=1), torch.linalg.vector_norm(xn+v, dim=1))
+    return 2*torch.atan2(torch.linalg.vector_norm(torch.sub(xn, v, out=scratch), dim=1), torch.linalg.vector_norm(v.add_(xn), dim=1))
 
 class _LossAngles(torch.autograd.Function):
     "Angles (N, C) without a branch on the data; those to the label by the half-angle form"
@@ -64,8 +65,8 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #c3c724e1
-ROWS = 128 # of a block of logits: with fewer the matrix product is slower, with more the block leaves the cache and the memory that was just freed
+# %% ../nbs/09_angular_logits.ipynb #28ee2fee
+ROWS = 256 # of a block of logits: with fewer the matrix product is slower, with more the block leaves the cache
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
 
@@ -81,33 +82,32 @@ def _loss_and_gradients(x, w, y, share, scale, norms, gradients):
     "Sum over rows of share * cross-entropy of angular logits; and its gradients in x and w, or two times None"
     x_norm,w_norm = norms
     w2,n_rows = w_norm*w_norm,max(1, min(ROWS, BLOCK//len(w)))
-    least = _floor(x.dtype)*w2
+    least,inverse = _floor(x.dtype)*w2,1/w_norm
     xn,v,label = x/x_norm[:, None],w.index_select(0, y).div_(w_norm[y, None]),y[:, None]
-    own = _own_angle(xn, v)[:, None]
-    del v
-    own_z,own_k = -scale*own,_inverse_sine(own.sin())/w_norm[y, None]
     gx,gw = (torch.empty_like(x), (torch.empty_like if len(x) else torch.zeros_like)(w)) if gradients else (None, None)
-    total,buffers = x.new_zeros(()),x.new_empty(2, min(n_rows, len(x)), len(w))
-    for i in range(0, len(x), n_rows):
-        at = slice(i, i+n_rows)
-        u,z = buffers[:, :len(xn[at])]
-        torch.mm(xn[at], w.T, out=u)
-        torch.div(u, w_norm, out=z).clamp_(-1, 1).acos_().mul_(-scale).scatter_(1, label[at], own_z[at])
+    own = _own_angle(xn, v, gx)[:, None]
+    own_z,own_k = -scale*own,_inverse_sine(own.sin())/w_norm[y, None]
+    total,buffers,first = x.new_zeros(()),x.new_empty(2, min(n_rows, len(x)), len(w)),True
+    for xb,lb,zb,kb,sb,gb in zip(*(t.split(n_rows) for t in (xn, label, own_z, own_k, share[:, None], gx if gradients else xn))):
+        u,z = buffers[:, :len(xb)]
+        torch.mm(xb, w.T, out=u)
+        torch.mul(u, inverse, out=z).clamp_(-1, 1).acos_().mul_(-scale).scatter_(1, lb, zb)
         # Logits from -s pi to 0: only a large s asks for the largest of each row to be taken off
         largest = z.amax(1, keepdim=True) if scale*math.pi>SAFE_EXPONENT else None
         e = (z if largest is None else z.sub_(largest)).exp_()
         sums = e.sum(1, keepdim=True)
-        total += share[at]@(sums.log() - own_z[at] + (0 if largest is None else largest))[:, 0]
+        total += (sb*(sums.log()-zb if largest is None else sums.log()-zb+largest)).sum()
         if not gradients: continue
-        e.scatter_add_(1, label[at], -sums) # probabilities less the label, times the sum
+        e.scatter_add_(1, lb, -sums) # probabilities less the label, times the sum
         torch.addcmul(w2, u, u, value=-1, out=u)
-        k = e.mul_(torch.maximum(u, least, out=u).rsqrt_().scatter_(1, label[at], own_k[at])) # times 1/(|w_c| sin A)
-        of = share[at, None]*scale/sums
-        torch.mm(k, w, out=gx[at]).mul_(of/x_norm[at, None])
-        xs = xn[at].mul_(of) # no longer needed as it was
-        if i: gw.addmm_(k.T, xs)
-        else: torch.mm(k.T, xs, out=gw)
-    if gradients: _without(gx, x, x_norm*x_norm, buffers.view(-1)); _without(gw, w, w2, buffers.view(-1))
+        k = e.mul_(torch.maximum(u, least, out=u).rsqrt_().scatter_(1, lb, kb)) # times 1/(|w_c| sin A)
+        of = sb*scale/sums
+        torch.mm(k, w, out=gb).mul_(of)
+        xb.mul_(of) # no longer needed as it was
+        if first: torch.mm(k.T, xb, out=gw)
+        else: gw.addmm_(k.T, xb)
+        first = False
+    if gradients: _without(gx.div_(x_norm[:, None]), x, x_norm*x_norm, buffers.view(-1)); _without(gw, w, w2, buffers.view(-1))
     return total,gx,gw
 
 class _FusedLoss(torch.autograd.Function):

@@ -6,8 +6,8 @@
 __all__ = ['SHAPES', 'FUNCTIONS', 'LOSS_SHAPES', 'LOSSES', 'STEPS', 'plain_avh', 'made_input', 'interleaved', 'training_step',
            'extra_memory', 'reference_avh', 'largest_error', 'tracker_cost', 'benchmark', 'main']
 
-# %% ../nbs/92_benchmarks.ipynb #ce7445ad
-import ctypes, os, statistics, subprocess, sys, tempfile, time
+# %% ../nbs/92_benchmarks.ipynb #f320dbd0
+import ctypes, os, random, statistics, subprocess, sys, tempfile, time
 import torch, torch.nn.functional as F
 from functools import partial
 from .angles import angle_between
@@ -18,7 +18,7 @@ from .records import device_name
 from .scores import avh, score
 from .tracker import Tracker
 
-# %% ../nbs/92_benchmarks.ipynb #7d608017
+# %% ../nbs/92_benchmarks.ipynb #ec34ceff
 SHAPES = ((50000, 512, 1000), (20000, 64, 1000), (1_000_000, 64, 10), (1500, 768, 85742)) # N, D, C
 
 def plain_avh(x, w, y):
@@ -40,10 +40,10 @@ def interleaved(
     functions: dict, # Name to function without arguments
     rounds: int=7,
 )->dict: # Name to list of seconds
-    "Time functions in turn, round after round, after one round that is not counted"
-    seconds = {k: [] for k in functions}
+    "Time functions in turn, round after round, after one round that is not counted; each round in another order, for what one leaves in caches and memory the next one finds"
+    seconds,order = {k: [] for k in functions},random.Random(0)
     for r in range(rounds+1):
-        for k,f in functions.items():
+        for k,f in order.sample(list(functions.items()), len(functions)):
             start = time.perf_counter(); f(); t = time.perf_counter()-start
             if r: seconds[k].append(t)
     return seconds
@@ -141,7 +141,7 @@ def tracker_cost(
     epoch = median['train']+median['validate']
     return dict(listen=statistics.median(a-b for a,b in zip(seconds['listen'], seconds['validate']))/epoch, track=median['track']/epoch, validate=median['validate']/epoch)
 
-# %% ../nbs/92_benchmarks.ipynb #9a1135f8
+# %% ../nbs/92_benchmarks.ipynb #032a1d43
 def benchmark(
     shapes=SHAPES, # (N, D, C) each
     rounds: int=7,
@@ -178,8 +178,10 @@ def main():
     print('\na training step, forward and backward, as ratios to F.linear and F.cross_entropy; medians of 15; MB beside input and gradients')
     print(f"{'N, D, C':>22} | {'linear (s)':>10} | {'layer':>6} | {'avh_loss':>8} | {'MB linear':>9} | {'MB layer':>8} | {'MB avh_loss':>11}")
     for shape in LOSS_SHAPES:
-        row, = benchmark([shape], 15, functions=STEPS)
-        r,mb = row['ratio'],{k: '-' if v is None else f'{v:.0f}' for k,v in row['extra_mb'].items()}
+        # two at a time: what the layer leaves in memory would slow down whatever comes next
+        pairs = {k: benchmark([shape], 15, functions={n: STEPS[n] for n in ('linear', k)})[0] for k in ('layer', 'avh_loss')}
+        row,r = pairs['avh_loss'],{k: p['ratio'][k] for k,p in pairs.items()}
+        mb = {k: '-' if v is None else f'{v:.0f}' for p in pairs.values() for k,v in (p.get('extra_mb') or {}).items()}
         print(f"{', '.join(map(str, shape)):>22} | {row['seconds']['linear'][0]:10.4f} | {r['layer']:6.2f} | {r['avh_loss']:8.2f} | {mb['linear']:>9} | {mb['layer']:>8} | {mb['avh_loss']:>11}", flush=True)
     print('\nlargest relative error of avh against float64, features 1e-4 to 3 rad from a class vector:')
     for c in (2, 10, 100, 1000):
