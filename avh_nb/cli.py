@@ -12,8 +12,8 @@ from fastcore.script import Param, call_parse, store_true
 from .data import SOURCES, available, data_root, fetch
 from .records import read_records, run_key, run_study
 
-# %% ../nbs/90_cli.ipynb #7c1b6a47
-STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain', 'visda')
+# %% ../nbs/90_cli.ipynb #ff71dde0
+STUDIES = ('human', 'dynamics', 'degradation', 'adversarial', 'selftrain', 'domaingen', 'visda')
 
 def study_module(name):
     if name not in STUDIES: sys.exit(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
@@ -25,7 +25,7 @@ def _unrecorded(study, grid):
 
 @call_parse
 def avh_rebuild(
-    study: str, # Which study: human, dynamics, degradation, adversarial, selftrain or visda
+    study: str, # Which study: human, dynamics, degradation, adversarial, selftrain, domaingen or visda
     seeds: int=3, # Seeds of each run
     part: str='all', # Part of the grid; see the study's page
     pairs: str='', # Only these pairs of domains, such as photo:sketch,usps:mnist5k

@@ -86,7 +86,7 @@ def avh_loss(
     loss = F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction='none' if reduction=='none' else 'sum', label_smoothing=label_smoothing)
     return loss/count if reduction=='mean' else loss
 
-# %% ../nbs/21_losses.ipynb #e07ff92b
+# %% ../nbs/21_losses.ipynb #231a36b5
 class _Scaled(nn.Module):
     "What has class vectors and a scale, fixed or learnt"
     def __init__(self, n_classes, scale, learn_scale):
@@ -98,6 +98,7 @@ class _Scaled(nn.Module):
         self.fixed_scale = None if learn_scale else float(scale)
     @property
     def scale(self): return self.fixed_scale if self.log_scale is None else self.log_scale.exp()
+    def extra_repr(self): return f"{self.weight.shape[1]}, {len(self.weight)}, scale={float(torch.as_tensor(self.scale).detach()):.3g}, learn_scale={self.log_scale is not None}"
 
 class AngularLinear(_Scaled):
     "A last layer with logits s(π − A(x, w_c)): with `F.cross_entropy` on them it trains by the AVH loss"
@@ -114,9 +115,8 @@ class AngularLinear(_Scaled):
     def forward(self, x): # Features (..., D) to logits (..., C)
         if x.shape[-1]!=self.in_features: raise ValueError(f"x: expected {self.in_features} columns, as the layer has, got shape {tuple(x.shape)}")
         return angular_logits(x.flatten(0, -2) if x.ndim!=2 else x, self.weight, self.scale).view(*x.shape[:-1], self.out_features)
-    def extra_repr(self): return f"{self.in_features}, {self.out_features}, scale={float(self.scale):.3g}, learn_scale={self.log_scale is not None}"
 
-# %% ../nbs/21_losses.ipynb #009a0fb3
+# %% ../nbs/21_losses.ipynb #e5f5d1f6
 class AVHLoss(_Scaled):
     "The AVH loss with its class vectors: call it with features and labels"
     def __init__(self,
@@ -137,7 +137,6 @@ class AVHLoss(_Scaled):
         self.options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
     def forward(self, x, y): return avh_loss(x, self.weight, y, self.scale, self.class_weight, **self.options)
     def logits(self, x): return angular_logits(x, self.weight, self.scale)
-    def extra_repr(self): return f"{self.weight.shape[1]}, {len(self.weight)}, scale={float(self.scale):.3g}, learn_scale={self.log_scale is not None}"
 
 # %% ../nbs/21_losses.ipynb #70d17251
 class SoftmaxLoss(nn.Module):

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['portions', 'SelfTrainer']
 
-# %% ../nbs/25_selftrainer.ipynb #a437ec3f
+# %% ../nbs/25_selftrainer.ipynb #2bdfe3e1
 import math
-from functools import partial
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from functools import partial
 from tqdm import tqdm
 from .domains import Domain, batches
 from .scores import score

@@ -134,8 +134,8 @@ def readme(
                 parts.append(absolute(text) if 'text/markdown' in data else f'```text\n{text.rstrip()}\n```')
     return '\n\n'.join(parts)+'\n'
 
-# %% ../nbs/93_site.ipynb #1a4e86e5
-PAPER = ('toy', 'human', 'dynamics', 'degradation', 'selftrain', 'adversarial')
+# %% ../nbs/93_site.ipynb #5a645b77
+PAPER = ('toy', 'human', 'dynamics', 'degradation', 'selftrain', 'domaingen', 'adversarial')
 
 def claim_table()->list:
     "The claims of all paper modules, from records and live runs: (claim, published, here, holds)"

@@ -78,7 +78,7 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('35_selftrain', 4), ('37_adversarial', 4)):
+    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('35_selftrain', 4), ('36_domaingen', 3), ('37_adversarial', 4)):
         page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
         assert page.count('<img')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     (copy/'_docs'/'index.html').write_text('<a href="nowhere.html">x</a>')

@@ -42,7 +42,21 @@ PAIRS = tuple(combinations(PACS_DOMAINS, 2))
 PARTS = ('all', 'recipe', 'lite', 'cnn9')
 PUBLISHED = {'art_painting': (66.46, 71.56), 'cartoon': (67.88, 69.25), 'photo': (89.70, 89.93), 'sketch': (51.72, 60.86)} # baseline and AVH loss, %
 
-# %% ../../nbs/paper/36_domaingen.ipynb #7706292c
+# %% ../../nbs/paper/36_domaingen.ipynb #9af749ca
+BINS = torch.linspace(0, 180, 37) # degrees
+
+@torch.no_grad()
+def geometry(t, domain, index):
+    "Where the features of some samples lie: means of angles (degrees) and AVH, and a histogram of the angle to the label"
+    x = torch.cat([t.algorithm.eval().features(domain.inputs(i, None).to(t.device)).cpu() for i in index.split(500)])
+    w,y = t.algorithm.loss.weight.detach().cpu(),domain.y[index]
+    s = score(x, w, y)
+    some = s.norm>0 # a feature of zeros has no angle
+    angle = s.angle[some].rad2deg()
+    means = dict(avh=s.avh, angle=s.angle.rad2deg(), gap=s.angular_gap.rad2deg(), norm=s.norm)
+    return dict({k: v[some].double().mean().item() for k,v in means.items()}, histogram=torch.histc(angle.float(), len(BINS)-1, 0, 180).int().tolist())
+
+# %% ../../nbs/paper/36_domaingen.ipynb #07762449
 def shifted(x, generator, pad=4):
     "Cut each batch out of itself with a margin of zeros, at a random place, and mirror its images at random"
     i,j = torch.randint(0, 2*pad+1, (2,), generator=generator).tolist()
@@ -78,19 +92,6 @@ def loss_of(config, n_features, n_classes=len(PACS)):
     if m=='softmax': return SoftmaxLoss(n_features, n_classes, config.get('label_smoothing', 0.))
     if m=='avh': return AVHLoss(n_features, n_classes, s)
     return neighbour(m, n_features, n_classes, s, config.get('margin'))
-
-BINS = torch.linspace(0, 180, 37) # degrees
-
-@torch.no_grad()
-def geometry(t, domain, index):
-    "Where the features of some samples lie: means of angles (degrees) and AVH, and a histogram of the angle to the label"
-    x = torch.cat([t.algorithm.eval().features(domain.inputs(i, None).to(t.device)).cpu() for i in index.split(500)])
-    w,y = t.algorithm.loss.weight.detach().cpu(),domain.y[index]
-    s = score(x, w, y)
-    some = s.norm>0 # a feature of zeros has no angle
-    angle = s.angle[some].rad2deg()
-    means = dict(avh=s.avh, angle=s.angle.rad2deg(), gap=s.angular_gap.rad2deg(), norm=s.norm)
-    return dict({k: v[some].double().mean().item() for k,v in means.items()}, histogram=torch.histc(angle.float(), len(BINS)-1, 0, 180).int().tolist())
 
 def summarise(t):
     "A finished trainer as the metrics of a record"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VISDA', 'NEEDS', 'PUBLISHED', 'TINY', 'METHODS', 'read_list', 'load_domain', 'grid', 'network', 'run']
 
-# %% ../../nbs/paper/38_visda.ipynb #2b187123
+# %% ../../nbs/paper/38_visda.ipynb #75ede012
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -14,10 +14,10 @@ from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
 from torchvision.transforms import v2
 from ..data import locate
+from ..domains import Domain
 from ..models import Classifier
 from .selftrain import arguments, summarise
 from ..records import work_folder
-from ..domains import Domain
 from ..selftrainer import SelfTrainer, portions
 
 # %% ../../nbs/paper/38_visda.ipynb #dc94f340

@@ -1,0 +1,174 @@
+"The protocol sees what it may see and no more; the study's choices do not touch the target."
+import json
+from itertools import product
+import numpy as np, pandas as pd, pytest, torch
+from torch import nn
+from avh_nb.data import PACS_DOMAINS
+from avh_nb.domains import ERM, Domain, DomainAlgorithm, DomainTrainer
+from avh_nb.losses import AVHLoss, SoftmaxLoss, neighbour
+from avh_nb.paper import domaingen as study
+from avh_nb.records import read_records, run_key
+from avh_nb.selection import LastRound, TargetOracle, TrainingDomainValidation
+
+CLASSES = ('a', 'b', 'c')
+
+def toy(name, n=40, shift=0., seed=0):
+    "Three clouds; the first column numbers the samples"
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n)%3
+    x = torch.randn(n, 4, generator=g)+4*torch.eye(4)[1+y]+shift
+    x[:, 0] = torch.arange(n)
+    return Domain(lambda index, generator: x[index], y, CLASSES, name)
+
+class Recorder(DomainAlgorithm):
+    "Keeps what it is given; after step n it answers by the script's n-th accuracy"
+    def __init__(self, script=None):
+        super().__init__()
+        self.seen,self.script,self.at = [],script or {},nn.Parameter(torch.zeros(()))
+        self.optimizer = torch.optim.SGD([self.at], 1.)
+    def update(self, minibatches):
+        self.seen.append([(x[:, 0].int().tolist(), y.tolist()) for x,y in minibatches])
+        with torch.no_grad(): self.at += 1
+        return 0.
+    def predict(self, x):
+        "The first samples of each call get class 0, the others an impossible 1 or 2"
+        return torch.eye(3)[x[:, 0].long()%3]
+
+def test_only_the_training_part_of_training_domains_is_learnt_from():
+    algorithm = Recorder()
+    t = DomainTrainer(algorithm, [toy('one'), toy('two', 25)], [toy('three', 30)], checks=3, steps=7, batch_size=6, validation=.2, progress=False).fit()
+    assert len(algorithm.seen)==21 and all(len(step)==2 and all(len(i)==len(y)==6 for i,y in step) for step in algorithm.seen)
+    for domain,(held,used) in enumerate(zip(t.held_out, t.used)):
+        learnt = {i for step in algorithm.seen for i in step[domain][0]}
+        assert learnt==set(used.tolist()) and not learnt & set(held.tolist())
+        assert len(held)==round(.2*len(t.train[domain]))
+        assert all(label==i%3 for step in algorithm.seen for i,label in zip(*step[domain])) # labels stay with their samples
+    assert [h['step'] for h in t.history]==[7, 14, 21]
+
+class Scripted(Recorder):
+    "Right on so large a share of the seen and the unseen domain as the script says for the current check"
+    def predict(self, x):
+        seen,unseen = self.script[int(self.at)]
+        unseen_here = (x[:, 0]>=1000).all()
+        right = torch.arange(len(x))<round((unseen if unseen_here else seen)*len(x))
+        y = x[:, 0].long()%3
+        return torch.eye(3)[torch.where(right, y, (y+1)%3)]
+
+def scripted(selection):
+    unseen = toy('unseen', 30)
+    far = Domain(lambda i, g: unseen.inputs(i, g)+torch.tensor([1002., 0, 0, 0]), unseen.y, CLASSES, 'unseen')
+    script = {1: (.5, .9), 2: (.9, .2), 3: (.7, .5)}
+    return DomainTrainer(Scripted(script), [toy('one', 50)], [far], checks=3, steps=1, selection=selection, progress=False).fit()
+
+@pytest.mark.parametrize('rule,check', [(None, 2), (TrainingDomainValidation(), 2), (LastRound(), 3), (TargetOracle(), 1)], ids=str)
+def test_each_rule_ends_with_its_check(rule, check):
+    t = scripted(rule)
+    assert t.result['step']==check and t.algorithm.at.item()==check # its weights too
+    assert t.result['selection']==(rule or TrainingDomainValidation()).name
+    assert t.result['accuracy']==pytest.approx({1: .9, 2: .2, 3: .5}[check], abs=.02)
+
+def made(seed=0, loss=None, **kwargs):
+    torch.manual_seed(seed)
+    body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(.2))
+    scaled = lambda d: Domain(lambda i, g: d.inputs(i, g)*torch.tensor([0., 1, 1, 1]), d.y, CLASSES, d.name)
+    return DomainTrainer(ERM(body, loss or AVHLoss(8, 3, 3.), 40, lr=.1), [scaled(toy('one')), scaled(toy('two', shift=.5))], [scaled(toy('three', shift=1.))], **{**dict(checks=4, steps=10, batch_size=8, progress=False), **kwargs})
+
+@pytest.mark.parametrize('loss', [lambda: SoftmaxLoss(8, 3), lambda: SoftmaxLoss(8, 3, .1), lambda: AVHLoss(8, 3), lambda: AVHLoss(8, 3, learn_scale=True), *(lambda name=name: neighbour(name, 8, 3, 4.) for name in ('cosine', 'cosface', 'arcface')), lambda: neighbour('sphereface', 8, 3, 1., 1)])
+def test_every_loss_learns_behind_the_same_interface(loss):
+    t = made(loss=loss()).fit()
+    assert t.result['validation']>.9 and t.result['accuracy']>.6
+    assert t.algorithm.loss.weight.shape==(3, 8) and t.accuracy(t.test[0])[0]==t.result['accuracy']
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
+    whole = made().fit()
+    cut = made(checkpoint=tmp_path/'run.safetensors')
+    update,calls = cut.algorithm.update,[]
+    def stops(minibatches):
+        calls.append(1)
+        if len(calls)==25: raise KeyboardInterrupt
+        return update(minibatches)
+    cut.algorithm.update = stops
+    with pytest.raises(KeyboardInterrupt): cut.fit()
+    resumed = made(checkpoint=tmp_path/'run.safetensors').fit()
+    assert resumed.history==whole.history and len(resumed.history)==4
+    for a,b in zip(resumed.algorithm.state_dict().values(), whole.algorithm.state_dict().values()): assert torch.equal(a, b)
+    with pytest.raises(ValueError, match='is of a run with algorithm'): made(loss=AVHLoss(8, 3, 4.), checkpoint=tmp_path/'run.safetensors').fit()
+
+def test_errors_name_the_argument():
+    one,two = toy('one'),toy('two')
+    unlabelled = Domain(one.inputs, torch.full((40,), -1), CLASSES, 'unlabelled')
+    other = Domain(one.inputs, one.y, ('x', 'y', 'z'), 'other')
+    for train,test,message in (([], [two], 'train: expected at least one'), ([one], [], 'test: expected at least one'), ([one, two], [two], 'not trained on, got two'), ([unlabelled], [two], 'unlabelled has 40 and lacks 40'), ([one], [other], 'expected the classes of one')):
+        with pytest.raises(ValueError, match=message): DomainTrainer(Recorder(), train, test)
+    with pytest.raises(ValueError, match='validation: expected above 0'): DomainTrainer(Recorder(), [one], [two], validation=0.)
+    with pytest.raises(ValueError, match='the loss is not finite'): made(loss=AVHLoss(8, 3, 3., weight=torch.full((3,), float('nan')))).fit()
+
+# the study
+
+def test_the_records_are_whole():
+    done = {run_key(r): r for r in read_records('domaingen')}
+    grid = study.grid()
+    assert len(grid)==len({json.dumps(c) for c,_ in grid})*3
+    wanted = {run_key(dict(study='domaingen', config=c, seed=s)) for c,s in grid}
+    assert wanted==set(done)
+    for r in done.values():
+        held_out = r['config']['held_out'].split(', ')
+        of = {what: {k.split()[-1]: v for k,v in r['metrics'].items() if k.startswith(f'{what} ')} for what in ('validation', 'accuracy')}
+        assert set(of['validation'])==set(PACS_DOMAINS)-set(held_out)
+        assert r['metrics']['accuracy']==pytest.approx(np.mean([of['accuracy'][d] for d in held_out]))
+        assert r['commit'] and '+' not in r['commit'] and r['device'] and r['versions']['torch']
+    for backbone,methods in (('CNN-9', study.CNN9_SETTINGS), ('EfficientNet-Lite0, frozen', study.SETTINGS)):
+        for d,m,s in product(PACS_DOMAINS, methods, range(3)): assert any(r['config']['held_out']==d and r['config']['method']==m and r['config']['backbone']==backbone and r['seed']==s for r in done.values()), (backbone, d, m, s)
+
+def slow_choice(backbone, method, rule):
+    "The rules again, with loops over the records"
+    recs = [r for r in read_records('domaingen') if r['config']['method']==method and 'label_smoothing' not in r['config'] and all(r['config'].get(k)==v for k,v in study.BACKBONES[backbone].items())]
+    picked = {}
+    for target,seed in product(PACS_DOMAINS, range(3)):
+        best = None
+        for r in (r for r in recs if r['config']['held_out']==target and r['seed']==seed):
+            same = {k: v for k,v in r['config'].items() if k in ('scale', 'margin')}
+            if rule==study.RULES[0]: value = r['metrics']['validation']
+            elif rule==study.RULES[2]: value = r['metrics']['accuracy']
+            else:
+                looks = []
+                for q in recs:
+                    pair = q['config']['held_out'].split(', ')
+                    if len(pair)==2 and target in pair and q['seed']==seed and {k: v for k,v in q['config'].items() if k in ('scale', 'margin')}==same: looks.append(q['metrics']['accuracy '+[d for d in pair if d!=target][0]])
+                assert len(looks)==3
+                value = sum(looks)/3
+            if best is None or value>best[0]: best = (value, r['metrics']['accuracy'])
+        picked[(target, seed)] = best[1]
+    return picked
+
+@pytest.mark.parametrize('backbone,method,rule', [('EfficientNet-Lite0', 'avh', study.RULES[0]), ('EfficientNet-Lite0', 'avh', study.RULES[1]), ('EfficientNet-Lite0', 'cosine', study.RULES[1]), ('EfficientNet-Lite0', 'cosface', study.RULES[0]), ('CNN-9', 'avh', study.RULES[0]), ('CNN-9', 'avh', study.RULES[2])])
+def test_choices_are_those_of_a_slow_loop(backbone, method, rule):
+    fast,slow = study.selected(backbone, method, rule).accuracy,slow_choice(backbone, method, rule)
+    assert len(fast)==len(slow)==12
+    for key,value in slow.items(): assert fast[key]==pytest.approx(value, abs=1e-12), key
+
+def test_no_choice_but_the_oracles_touches_the_target(monkeypatch):
+    "Exchange every accuracy on a held-out domain for noise: the honest rules choose as before"
+    caches = study.runs_of,study.criteria,study.selected
+    def clear():
+        for c in caches: c.cache_clear()
+    def chosen(): return {rule: study.selected('EfficientNet-Lite0', 'avh', rule).scale.tolist() for rule in study.RULES}
+    clear()
+    before,frame = chosen(),study.recorded().copy()
+    one = ~frame.held_out.str.contains(',')
+    frame.loc[one, 'accuracy'] = np.random.default_rng(0).random(one.sum())
+    for d in PACS_DOMAINS: # in a run without d and e, what is seen on d serves the target e alone, and the other way round
+        frame.loc[one, f'accuracy {d}'] = np.nan
+    monkeypatch.setattr(study, 'recorded', lambda: frame)
+    clear()
+    after = chosen()
+    clear()
+    for rule in study.RULES[:2]: assert after[rule]==before[rule]
+    assert after[study.RULES[2]]!=before[study.RULES[2]]
+
+def test_left_out_domains_are_not_the_target():
+    by = study.criteria('EfficientNet-Lite0', 'avh', study.RULES[1])
+    f = pd.DataFrame([dict(**r['config'], seed=r['seed'], **r['metrics']) for r in read_records('domaingen')])
+    f = f[(f.method=='avh') & (f.scale==2) & (f.backbone==study.LITE['backbone']) & (f.seed==1) & (f.lr==study.LITE['lr']) & (f.dropout==study.LITE['dropout']) & (f.statistics==study.LITE['statistics'])].set_index('held_out')
+    expected = (f.loc['art_painting, photo', 'accuracy art_painting']+f.loc['cartoon, photo', 'accuracy cartoon']+f.loc['photo, sketch', 'accuracy sketch'])/3
+    assert by.loc[(2., 0.), ('photo', 1)]==pytest.approx(expected)
