@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Listener']
 
-# %% ../nbs/08_listener.ipynb #2db918be
+# %% ../nbs/08_listener.ipynb #978a7169
 import torch
-from .head import find_head
-from .scores import Scores, score
+from .head import find_head, head_scores, is_head
+from .scores import Scores
 
-# %% ../nbs/08_listener.ipynb #5ceca6b4
+# %% ../nbs/08_listener.ipynb #a6a0489f
 class Listener:
     "Scores what enters the head of a network while somebody else runs it in evaluation mode; errors name labels that are too few or too many"
     def __init__(self,
@@ -28,7 +28,7 @@ class Listener:
         self.pending.append(torch.as_tensor(labels).flatten().cpu())
     def _hook(self, name):
         layer = dict(self.model.named_modules()).get(name)
-        if not isinstance(layer, torch.nn.Linear): raise ValueError(f"head: expected the name of an nn.Linear, {name!r} is {'a '+type(layer).__name__ if layer is not None else 'not in the model'}")
+        if not is_head(layer): raise ValueError(f"head: expected the name of an nn.Linear, {name!r} is {'a '+type(layer).__name__ if layer is not None else 'not in the model'}")
         self.found = name
         self.handles.append(layer.register_forward_pre_hook(self._head_called))
     def find(self, batch):
@@ -50,7 +50,7 @@ class Listener:
             y,self.pending = known[:len(x)],[known[len(x):]] if len(known)>len(x) else []
             self.labels.append(y)
         elif self.labels: raise ValueError(f"labels: {len(x)} samples came after the last label; expected as many labels as samples")
-        self.parts.append(score(x, layer.weight.detach(), y, bias=None if layer.bias is None else layer.bias.detach()).cpu())
+        self.parts.append(head_scores(layer, x, y).cpu())
     def clear(self): self.parts,self.labels,self.pending = [],[],[]
     def close(self):
         for h in self.handles: h.remove()

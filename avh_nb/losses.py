@@ -86,7 +86,7 @@ def avh_loss(
     loss = F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction='none' if reduction=='none' else 'sum', label_smoothing=label_smoothing)
     return loss/count if reduction=='mean' else loss
 
-# %% ../nbs/21_losses.ipynb #231a36b5
+# %% ../nbs/21_losses.ipynb #9470798a
 class _Scaled(nn.Module):
     "What has class vectors and a scale, fixed or learnt"
     def __init__(self, n_classes, scale, learn_scale):
@@ -98,7 +98,9 @@ class _Scaled(nn.Module):
         self.fixed_scale = None if learn_scale else float(scale)
     @property
     def scale(self): return self.fixed_scale if self.log_scale is None else self.log_scale.exp()
-    def extra_repr(self): return f"{self.weight.shape[1]}, {len(self.weight)}, scale={float(torch.as_tensor(self.scale).detach()):.3g}, learn_scale={self.log_scale is not None}"
+    @property
+    def angular_scale(self): return float(torch.as_tensor(self.scale).detach()) # by which `score_model` knows such a head
+    def extra_repr(self): return f"{self.weight.shape[1]}, {len(self.weight)}, scale={self.angular_scale:.3g}, learn_scale={self.log_scale is not None}"
 
 class AngularLinear(_Scaled):
     "A last layer with logits s(π − A(x, w_c)): with `F.cross_entropy` on them it trains by the AVH loss"

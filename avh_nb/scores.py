@@ -140,7 +140,7 @@ class _Softmax:
         missing,others = torch.where(best, self.rest, 1+self.rest-e),torch.where(best, self.rest_squared, 1+self.rest_squared-e**2)
         return (missing**2+others).sqrt()/(1+self.rest)
 
-# %% ../nbs/03_scores.ipynb #65bd9310
+# %% ../nbs/03_scores.ipynb #2e41831f
 @takes_arrays
 @torch.no_grad()
 def score(
@@ -149,6 +149,7 @@ def score(
     y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them all scores speak of the predicted class
     bias: torch.Tensor=None, # Bias of the head (C,); enters the softmax scores, never the angles
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
+    scale: float=None, # s of a head whose logits are s(π − A), as `AngularLinear` makes them; None: logits are x·w + bias
 )->Scores: # Fields of shape (N,), float32 or, if the input is, float64; without gradient
     "Every score of every sample in one pass; raises `ValueError` on bad shapes or labels or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
@@ -158,6 +159,7 @@ def score(
         if bias.shape!=(c,): raise ValueError(f"bias: expected shape ({c},), one a class, got {tuple(bias.shape)}")
         if bias.isnan().any(): raise ValueError(f"bias: expected numbers, got NaN at index {bias.isnan().nonzero()[0].item()}")
         bias = bias.to(x.device, dtype)
+    if scale is not None and not (0<scale<float('inf') and bias is None): raise ValueError(f"scale: expected above 0 and finite, and no bias beside it, got {scale}")
     res = {f.name: x.new_empty(n, dtype=dtype) for f in fields(Scores)}
     res['pred'] = torch.empty(n, dtype=torch.int64, device=x.device)
     for rows,x_norm,class_blocks in angle_blocks(x, w, keep_cosines=True):
@@ -166,7 +168,7 @@ def score(
         label_logit = torch.zeros_like(x_norm)
         softmax,logits,nearest = _Softmax(k, x_norm),_Best2(k, x_norm),_Best2(k, x_norm)
         for classes,w_norm,a,cos in class_blocks:
-            z = cos.mul_(x_norm[:, None]).mul_(w_norm)
+            z = cos.mul_(x_norm[:, None]).mul_(w_norm) if scale is None else torch.mul(a, -scale, out=cos).add_(torch.pi*scale)
             if bias is not None: z += bias[classes]
             new,top = logits.update(z, classes)
             here,column = (new,top) if y is None else _columns(y[rows], classes, c)

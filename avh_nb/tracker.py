@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_parquet', 'read_trace', 'trace_means', 'report', 'Tracker']
 
-# %% ../nbs/13_tracker.ipynb #5ec78c10
+# %% ../nbs/13_tracker.ipynb #c39e7998
 import os, re
 import pandas as pd, torch
 from contextlib import contextmanager
@@ -13,9 +13,8 @@ from pathlib import Path
 from .core import optional
 from .curves import growth_rate, plateau, stalled
 from .data import Images
-from .head import score_model, unpack_batch
+from .head import head_scores, score_model, unpack_batch
 from .listener import Listener
-from .scores import score
 
 # %% ../nbs/13_tracker.ipynb #cfe5fe05
 def write_parquet(
@@ -65,7 +64,7 @@ def report(
     res['avh_stalled'] = len(avh)>1 and stalled(avh.to_numpy(), loss.to_numpy(), patience)
     return res
 
-# %% ../nbs/13_tracker.ipynb #3e1e7424
+# %% ../nbs/13_tracker.ipynb #51229593
 class Tracker:
     "Scores held-out data after each epoch and keeps a trace"
     def __init__(self,
@@ -133,7 +132,7 @@ class Tracker:
         x,head = learner.features(self.data),learner.bare_model.head
         y = self.data.y.to(x.device)
         w,bias = head.weight.detach(),None if head.bias is None else head.bias.detach()
-        frame = score(x, w, y, bias=bias).to_frame()
+        frame = head_scores(head, x, y).to_frame()
         frame['label'] = self.data.y.numpy()
         for k,v in (self.extra(x, w, y, bias) if self.extra else {}).items(): frame[k] = v.cpu().numpy()
         logged = dict(train_loss=learner.history[-1]['loss'], train_accuracy=learner.history[-1]['accuracy']) if learner.history else {}

@@ -1,11 +1,14 @@
 "The AVH loss against a slow float64 formula, at the ends of the circle, under autocast and compile; and the mistakes that it must not be."
 import math
+from functools import partial
 import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.autograd import gradcheck, gradgradcheck
-import avh_nb.angular_logits as numbers
-from avh_nb import AngularLinear, AVHLoss
+import avh_nb as av, avh_nb.angular_logits as numbers
+from avh_nb import AngularLinear, AVHLoss, scores
 from avh_nb.angular_logits import angular_logits, fused_loss, plain_loss
+from avh_nb.head import find_head
+from avh_nb.listener import Listener
 from avh_nb.losses import attainable, avh_loss, default_scale, neighbour, scale_for
 
 def data(n=12, d=5, k=4, seed=0, dtype=torch.float64):
@@ -326,3 +329,34 @@ def test_log_k_and_permutations():
     assert avh_loss(x, w, y, 1e-8).item()==pytest.approx(math.log(4), abs=1e-6)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(avh_loss(x, w[order], torch.argsort(order)[y], 3.), avh_loss(x, w, y, 3.))
+
+# a model with such a head is a model like any other
+
+@pytest.mark.parametrize('learn_scale', [False, True])
+def test_scores_of_a_model_with_an_angular_head(learn_scale):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), AngularLinear(5, 4, scale=3., learn_scale=learn_scale))
+    x,y = torch.randn(30, 6),torch.arange(30)%4
+    name,layer = find_head(model, (x, y))
+    assert (name, layer)==('2', model[2])
+    with torch.no_grad(): features,p = model[:2](x),model(x).softmax(1)
+    s = av.score_model(model, [(x[:20], y[:20]), (x[20:], y[20:])], progress=False)
+    listener = Listener(model.eval(), labels=y)
+    with torch.no_grad(): model(x)
+    heard = listener.frame(); listener.close()
+    torch.testing.assert_close(torch.tensor(heard.confidence.to_numpy()), s.confidence)
+    for got in (s, av.score_model(model, [(x, y)], head='2', progress=False)):
+        torch.testing.assert_close(got.confidence, p.gather(1, y[:, None])[:, 0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got.loss, -p.gather(1, y[:, None])[:, 0].log(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.avh, av.avh(features, model[2].weight.detach(), y))
+        assert torch.equal(got.pred, p.argmax(1))
+
+def test_scores_with_a_scale_over_blocks_of_classes(monkeypatch):
+    x,w,y = (t.detach() for t in data(50, 6, 40))
+    p = slow_logits(x, w, 4.).softmax(1)
+    monkeypatch.setattr(scores, 'angle_blocks', partial(scores.angle_blocks, block=2000))
+    s = av.score(x, w, y, scale=4.)
+    torch.testing.assert_close(s.confidence, p.gather(1, y[:, None])[:, 0])
+    torch.testing.assert_close(s.entropy, -(p*p.log()).sum(1))
+    for wrong in (dict(scale=-1.), dict(scale=3., bias=torch.zeros(40))):
+        with pytest.raises(ValueError, match='scale: expected above 0'): av.score(x, w, y, **wrong)

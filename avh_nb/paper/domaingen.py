@@ -56,7 +56,7 @@ def geometry(t, domain, index):
     means = dict(avh=s.avh, angle=s.angle.rad2deg(), gap=s.angular_gap.rad2deg(), norm=s.norm)
     return dict({k: v[some].double().mean().item() for k,v in means.items()}, histogram=torch.histc(angle.float(), len(BINS)-1, 0, 180).int().tolist())
 
-# %% ../../nbs/paper/36_domaingen.ipynb #07762449
+# %% ../../nbs/paper/36_domaingen.ipynb #320885d3
 def shifted(x, generator, pad=4):
     "Cut each batch out of itself with a margin of zeros, at a random place, and mirror its images at random"
     i,j = torch.randint(0, 2*pad+1, (2,), generator=generator).tolist()
@@ -87,8 +87,8 @@ def network(config):
         return model.body,model.head.in_features
     return nn.Sequential(nn.Linear(1280, 256), nn.ReLU(), nn.Dropout(config['dropout'])),256
 
-def loss_of(config, n_features, n_classes=len(PACS)):
-    m,s = config['method'],config.get('scale')
+def loss_of(config, n_features):
+    m,s,n_classes = config['method'],config.get('scale'),len(PACS)
     if m=='softmax': return SoftmaxLoss(n_features, n_classes, config.get('label_smoothing', 0.))
     if m=='avh': return AVHLoss(n_features, n_classes, s)
     return neighbour(m, n_features, n_classes, s, config.get('margin'))
