@@ -28,7 +28,7 @@ lab: $(READY) ## Open JupyterLab on the notebooks
 rebuild: $(READY) ## Extend the records of a study: make rebuild STUDY=human
 	avh_rebuild $(STUDY)
 
-bench: $(READY) ## What a score costs beside torch.mm, and how right it is
+bench: $(READY) ## What scores cost beside torch.mm, the loss beside a linear layer, and how right they are
 	avh_bench
 
 lint: $(READY)

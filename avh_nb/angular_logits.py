@@ -131,7 +131,7 @@ class _FusedLoss(torch.autograd.Function):
 
 def plain_loss(x, w, y, share, scale): return share@F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')
 
-# %% ../nbs/09_angular_logits.ipynb #c258e2a0
+# %% ../nbs/09_angular_logits.ipynb #ab7977cb
 def fused_loss(
     x: torch.Tensor, # Features (N, D), float32 or float64
     w: torch.Tensor, # Class vectors (C, D), of the same type
@@ -142,4 +142,5 @@ def fused_loss(
     "Cross-entropy of angular logits, summed over samples by their share; memory for one block of rows, and no N x C matrix"
     norms = torch.linalg.vector_norm(x.detach(), dim=1),torch.linalg.vector_norm(w.detach(), dim=1)
     ordinary = all(1e-15<low and high<1e15 for low,high in (n.aminmax() for n in norms if n.numel()))
-    return _FusedLoss.apply(x, w, y, share, scale, norms) if ordinary else plain_loss(x, w, y, share, scale)
+    if not ordinary: return plain_loss(x, w, y, share, scale)
+    return _FusedLoss.apply(x, w, y, share, scale, norms) if torch.is_grad_enabled() else _loss_and_gradients(x, w, y, share, scale, norms, False)[0]

@@ -83,6 +83,18 @@ def test_blocks_do_not_show(monkeypatch, rows):
     torch.testing.assert_close(fused, plain)
     for a,b in zip(grads(fused, x, w), grads(plain, x, w)): torch.testing.assert_close(a, b)
 
+def test_gradients_are_made_once_and_only_where_they_are_wanted(monkeypatch):
+    x,w,y = data()
+    made,real = [],numbers._loss_and_gradients
+    monkeypatch.setattr(numbers, '_loss_and_gradients', lambda *args: (made.append(args[-1]), real(*args))[1])
+    with torch.no_grad(): quiet = avh_loss(x, w, y, 3.)
+    avh_loss(x.detach(), w.detach(), y, 3.)
+    assert made==[False, False]
+    loss = avh_loss(x, w, y, 3.)
+    first = torch.autograd.grad(loss, (x, w), retain_graph=True)
+    assert made==[False, False, True] and loss==quiet
+    for a,b in zip(first, torch.autograd.grad(loss, (x, w))): assert torch.equal(a, b) # a retained graph gives the same again
+
 # the ends
 
 def limit(x, w, y, scale):
