@@ -24,7 +24,7 @@ from ..scores import score
 from ..selection import LastRound, TargetOracle, TrainingDomainValidation
 from ..stats import mean_interval
 
-# %% ../../nbs/paper/36_domaingen.ipynb #e4ce7509
+# %% ../../nbs/paper/36_domaingen.ipynb #c4e6cf75
 LITE = dict(backbone='EfficientNet-Lite0, frozen', steps=600, lr=.03, dropout=.5, statistics='training domains') # the best of RECIPES for the softmax on held-out images of the training domains
 CNN9 = dict(backbone='CNN-9', steps=600, lr=.05, width=.5, pixels=32, checks=5)
 RECIPES = tuple(dict(lr=lr, dropout=d, statistics=s) for s,lr,d in product(('training domains', 'none'), (.01, .03, .1), (0., .5)))
@@ -36,7 +36,7 @@ SETTINGS = { # of each method: (scale, margin), and which of them CNN-9 is train
     'arcface': tuple(product((5., 10., 20.), (.1, .5))),
     'sphereface': ((1., 1), (1., 2)),
 }
-CNN9_SETTINGS = {'softmax': ((None, None),), 'avh': tuple((s, None) for s in (2., 5., 10.)), 'cosine': ((10., None),), 'cosface': ((10., .35),), 'arcface': ((10., .5),)}
+CNN9_SETTINGS = {'softmax': ((None, None),), 'avh': tuple((s, None) for s in (2., 5., 10.)), 'cosine': ((10., None),), 'arcface': ((10., .5),)}
 SMOOTHING = (.1, .3) # of the softmax, for comparison
 PAIRS = tuple(combinations(PACS_DOMAINS, 2))
 PARTS = ('all', 'recipe', 'lite', 'cnn9')
@@ -143,7 +143,7 @@ def grid(
     unique = {str(c): c for c in runs}
     return [(c, s) for s in range(seeds) for c in unique.values()]
 
-# %% ../../nbs/paper/36_domaingen.ipynb #d3c6d5b6
+# %% ../../nbs/paper/36_domaingen.ipynb #d8d8b5ed
 METHOD_NAMES = {'softmax': 'softmax (ERM)', 'avh': 'AVH loss', 'cosine': 'cosine softmax', 'cosface': 'CosFace', 'arcface': 'ArcFace', 'sphereface': 'SphereFace'}
 BACKBONES = {'CNN-9': CNN9, 'EfficientNet-Lite0': LITE}
 RULES = (TrainingDomainValidation.name, 'a training domain left out', TargetOracle.name)
@@ -188,34 +188,41 @@ def selected(backbone, method, rule=RULES[0], smoothing=None, **recipe):
     rows = one.loc[[(*best[(h, s)], h, s) for h,s in best.index]].reset_index().set_index(['held_out', 'seed'])
     return rows.sort_index()
 
+def farthest_rule(backbone):
+    "The rule that looks farthest without looking at the target, of those that are recorded"
+    return RULES[0] if runs_of(backbone, 'avh')[1].empty else RULES[1]
+
 def gain(backbone, method, rule=RULES[0], smoothing=None, over='softmax', **recipe):
-    "Points over a method: by held-out domain (seeds in columns), and the mean with its interval over seeds and over domains"
-    a,b = selected(backbone, method, rule, smoothing, **recipe),selected(backbone, over, **recipe)
+    "Points over a method, chosen by the same rule: by held-out domain (seeds in columns), and the mean with its interval over seeds and over domains"
+    a,b = selected(backbone, method, rule, smoothing, **recipe),selected(backbone, over, rule, **recipe)
     if a is None: return None
     d = 100*(a.accuracy-b.accuracy).unstack('seed')
     return dict(by_domain=d, over_seeds=mean_interval(d.mean()), over_domains=mean_interval(d.mean(axis=1)), domains={h: mean_interval(d.loc[h]) for h in d.index})
 
-# %% ../../nbs/paper/36_domaingen.ipynb #f95fbe86
+# %% ../../nbs/paper/36_domaingen.ipynb #a7434f4e
+LOOKS = {RULES[0]: 'confidence', RULES[1]: 'angular_gap', RULES[2]: 'avh'} # how a rule is drawn
+
+# %% ../../nbs/paper/36_domaingen.ipynb #da0f0dc9
 def claims():
     "What this page tests: (claim, published, here, holds)"
     published = f"{sum(b-a for a,b in PUBLISHED.values())/4:+.2f}"
-    rows = []
-    for b in BACKBONES:
-        g = gain(b, 'avh')
-        rows.append((f'the AVH loss generalises better across domains than softmax: PACS, {b}, mean of four domains (points)', published, said(g['over_seeds'], '+.1f'), judge(*g['over_seeds'][1:])))
-    return rows
+    def row(b, rule, note=''):
+        g = gain(b, 'avh', rule)
+        return (f'the AVH loss generalises better across domains than softmax: PACS, {b}{note}, mean of four domains (points)', published, said(g['over_seeds'], '+.1f'), judge(*g['over_seeds'][1:]))
+    return [*(row(b, RULES[0]) for b in BACKBONES), *(row(b, RULES[1], f', s chosen on {RULES[1]}') for b in BACKBONES if farthest_rule(b)==RULES[1])]
 
 def summary():
     "What this page finds, in a few sentences of Markdown"
-    def told(b, rule=RULES[0]): return said(gain(b, 'avh', rule)['over_seeds'], '+.1f')
-    verdicts = {b: judge(*gain(b, 'avh')['over_seeds'][1:]) for b in BACKBONES}
-    words = {'yes': 'ahead of softmax', 'no': 'behind softmax', 'open': 'not clearly ahead of softmax nor behind'}
+    words = {'yes': 'ahead of softmax', 'no': 'behind softmax', 'open': 'neither clearly ahead of softmax nor behind'}
+    def told(b, rule, method='avh', **kwargs): return said(gain(b, method, rule, **kwargs)['over_seeds'], '+.1f')
+    def verdict(b, rule): return words[judge(*gain(b, 'avh', rule)['over_seeds'][1:])]
     b = 'EfficientNet-Lite0'
-    scales = criteria(b, 'avh', RULES[2]).mean(axis=1).droplevel('margin')
-    seen = criteria(b, 'avh', RULES[0]).mean(axis=1).droplevel('margin')
-    best = max((m for m in METHOD_NAMES if m!='softmax'), key=lambda m: gain(b, m)['over_seeds'][0])
-    return '\n'.join([f"**On domains that were never seen the AVH loss is {' and '.join(f'{words[v]} with {k}' for k,v in verdicts.items())}.** Mean difference from ERM over the four domains of PACS, in points: {'; '.join(f'{told(k)} with {k}' for k in BACKBONES)} (s by training-domain validation). The paper reports {sum(q-p for p,q in PUBLISHED.values())/4:+.2f} with a CNN-9.", '',
-        f"- *Choosing s*: with {b}, validation on the training domains is best at s = {seen.idxmax():g}, the target at s = {scales.idxmax():g}. By leaving out a training domain s is chosen without the target and the gain becomes {told(b, RULES[1])}; the oracle would have {told(b, RULES[2])}.",
-        f"- *The angle or the normalisation?* The cosine softmax, chosen likewise, gains {said(gain(b, 'cosine')['over_seeds'], '+.1f')}; the best of the losses on this backbone is {METHOD_NAMES[best]} with {said(gain(b, best)['over_seeds'], '+.1f')}.",
-        f"- *Geometry*: the angle of unseen samples to their class falls from {selected(b, 'softmax')['held out angle'].mean():.0f} to {selected(b, 'avh')['held out angle'].mean():.0f} degrees, their AVH from {selected(b, 'softmax')['held out avh'].mean():.3f} to {selected(b, 'avh')['held out avh'].mean():.3f}.", '',
-        f"95 % intervals over {recorded().seed.nunique()} seeds, each the mean of the four domains. The backbone of the second is frozen: neither network is the paper's."])
+    seen,left,target = (criteria(b, 'avh', r).mean(axis=1).droplevel('margin') for r in RULES)
+    published = sum(q-p for p,q in PUBLISHED.values())/4
+    reached = any(gain(k, 'avh', r)['over_seeds'][0]>=published for k in BACKBONES for r in RULES[:2] if gain(k, 'avh', r))
+    before,after = selected(b, 'softmax'),selected(b, 'avh', RULES[1])
+    return '\n'.join([f"**With its scale chosen by the usual validation the AVH loss is {'; '.join(f'{verdict(k, RULES[0])} with {k}' for k in BACKBONES)}. With the scale chosen on a training domain left out it is {verdict(b, RULES[1])}.** Mean difference from ERM over the four domains of PACS, in points: {'; '.join(f'{told(k, RULES[0])} with {k}' for k in BACKBONES)}; by the second rule {told(b, RULES[1])}. The paper reports {published:+.2f} with a CNN-9{'' if reached else '; none of ours reaches it'}.", '',
+        f"- *Choosing s* ({b}): held-out images of the training domains are best at s = {seen.idxmax():g}, a training domain left out at s = {left.idxmax():g}, the target at s = {target.idxmax():g}. The usual validation does not see what the scale does to an unseen domain. Leaving out one more domain does, and never looks at the target; the oracle would have {told(b, RULES[2])}.",
+        f"- *The angle, or the length left out?* The cosine softmax, chosen by the second rule too, gains {told(b, RULES[1], 'cosine')}; the AVH loss differs from it by {told(b, RULES[1], over='cosine')}. Label smoothing, which bounds the probability likewise, gains {said(gain(b, 'softmax', smoothing=SMOOTHING[0])['over_seeds'], '+.1f')}.",
+        f"- *Geometry*: the angle of unseen samples to their class falls from {before['held out angle'].mean():.0f} to {after['held out angle'].mean():.0f} degrees, their AVH from {before['held out avh'].mean():.3f} to {after['held out avh'].mean():.3f}.", '',
+        f"95 % intervals over {recorded().seed.nunique()} seeds, each the mean of the four domains. CNN-9 learns from nothing, the backbone of the other is frozen: neither is the paper's network."])
