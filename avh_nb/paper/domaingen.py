@@ -42,19 +42,18 @@ PAIRS = tuple(combinations(PACS_DOMAINS, 2))
 PARTS = ('all', 'recipe', 'lite', 'cnn9')
 PUBLISHED = {'art_painting': (66.46, 71.56), 'cartoon': (67.88, 69.25), 'photo': (89.70, 89.93), 'sketch': (51.72, 60.86)} # baseline and AVH loss, %
 
-# %% ../../nbs/paper/36_domaingen.ipynb #9af749ca
+# %% ../../nbs/paper/36_domaingen.ipynb #a84c1371
 BINS = torch.linspace(0, 180, 37) # degrees
 
 @torch.no_grad()
 def geometry(t, domain, index):
     "Where the features of some samples lie: means of angles (degrees) and AVH, and a histogram of the angle to the label"
     x = torch.cat([t.algorithm.eval().features(domain.inputs(i, None).to(t.device)).cpu() for i in index.split(500)])
-    w,y = t.algorithm.loss.weight.detach().cpu(),domain.y[index]
-    s = score(x, w, y)
-    some = s.norm>0 # a feature of zeros has no angle
-    angle = s.angle[some].rad2deg()
-    means = dict(avh=s.avh, angle=s.angle.rad2deg(), gap=s.angular_gap.rad2deg(), norm=s.norm)
-    return dict({k: v[some].double().mean().item() for k,v in means.items()}, histogram=torch.histc(angle.float(), len(BINS)-1, 0, 180).int().tolist())
+    some = (x!=0).any(1) # a feature of zeros has no angle
+    s = score(x[some], t.algorithm.loss.weight.detach().cpu(), domain.y[index][some])
+    angle = s.angle.rad2deg()
+    means = dict(avh=s.avh, angle=angle, gap=s.angular_gap.rad2deg(), norm=s.norm)
+    return dict({k: v.double().mean().item() for k,v in means.items()}, histogram=torch.histc(angle.float(), len(BINS)-1, 0, 180).int().tolist())
 
 # %% ../../nbs/paper/36_domaingen.ipynb #320885d3
 def shifted(x, generator, pad=4):
