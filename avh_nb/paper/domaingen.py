@@ -24,7 +24,7 @@ from ..scores import score
 from ..selection import LastRound, TargetOracle, TrainingDomainValidation
 from ..stats import mean_interval
 
-# %% ../../nbs/paper/36_domaingen.ipynb #c4e6cf75
+# %% ../../nbs/paper/36_domaingen.ipynb #7aaf91e1
 LITE = dict(backbone='EfficientNet-Lite0, frozen', steps=600, lr=.03, dropout=.5, statistics='training domains') # the best of RECIPES for the softmax on held-out images of the training domains
 CNN9 = dict(backbone='CNN-9', steps=600, lr=.05, width=.5, pixels=32, checks=5)
 RECIPES = tuple(dict(lr=lr, dropout=d, statistics=s) for s,lr,d in product(('training domains', 'none'), (.01, .03, .1), (0., .5)))
@@ -36,7 +36,7 @@ SETTINGS = { # of each method: (scale, margin), and which of them CNN-9 is train
     'arcface': tuple(product((5., 10., 20.), (.1, .5))),
     'sphereface': ((1., 1), (1., 2)),
 }
-CNN9_SETTINGS = {'softmax': ((None, None),), 'avh': tuple((s, None) for s in (2., 5., 10.)), 'cosine': ((10., None),), 'arcface': ((10., .5),)}
+CNN9_SETTINGS = {'softmax': ((None, None),), 'avh': tuple((s, None) for s in (2., 5., 10., 20.)), 'cosine': ((10., None),), 'arcface': ((10., .5),)}
 SMOOTHING = (.1, .3) # of the softmax, for comparison
 PAIRS = tuple(combinations(PACS_DOMAINS, 2))
 PARTS = ('all', 'recipe', 'lite', 'cnn9')
