@@ -60,7 +60,7 @@ def scripted(selection):
     script = {1: (.5, .9), 2: (.9, .2), 3: (.7, .5)}
     return DomainTrainer(Scripted(script), [toy('one', 50)], [far], checks=3, steps=1, selection=selection, progress=False).fit()
 
-@pytest.mark.parametrize('rule,check', [(None, 2), (TrainingDomainValidation(), 2), (LastRound(), 3), (TargetOracle(), 1)], ids=str)
+@pytest.mark.parametrize('rule,check', [(None, 2), (TrainingDomainValidation(), 2), (LastRound(), 3), (TargetOracle(), 1)], ids=['default', 'validation', 'last', 'oracle'])
 def test_each_rule_ends_with_its_check(rule, check):
     t = scripted(rule)
     assert t.result['step']==check and t.algorithm.at.item()==check # its weights too
