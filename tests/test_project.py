@@ -1,7 +1,7 @@
 "The package is what the notebooks export, the README what index says, the site has no broken link, the commands answer."
 import json, os, re, shutil, subprocess, sys
 from pathlib import Path
-import nbformat, numpy as np, pytest
+import nbformat, numpy as np, pytest, torch
 from PIL import Image
 from avh_nb.cli import STUDIES
 from avh_nb.paper.visda import VISDA
@@ -53,7 +53,10 @@ def test_readme_names_commands_that_exist():
 def test_the_readmes_python_runs():
     blocks = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)
     assert len(blocks)>=3
-    exec('\n'.join(blocks[:3]), {})
+    names = {}
+    exec('\n'.join(blocks[:3]), names)
+    head, = [b for b in blocks if 'AngularLinear' in b]
+    exec(head, names | dict(F=torch.nn.functional, labels=torch.arange(8)))
 
 def test_what_is_for_the_site_only_is_not_committed():
     cells = [c for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts for c in nbformat.read(p, as_version=4).cells if c.source.startswith('#| site-only')]
