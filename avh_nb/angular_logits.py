@@ -65,7 +65,7 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #48e9004a
+# %% ../nbs/09_angular_logits.ipynb #a9256608
 ROWS = 256 # of a block of logits: with fewer the matrix product is slower, with more the block leaves the cache
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
@@ -129,7 +129,11 @@ class _FusedLoss(torch.autograd.Function):
             ctx.gradients = None
         return *gradients,None,None,None,None
 
-def plain_loss(x, w, y, share, scale): return share@F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')
+def plain_loss(
+    x, w, y, share, scale, # As in `fused_loss`
+)->torch.Tensor: # A single number
+    "The same through `angular_logits` and autograd: slower, for any input, and differentiable twice"
+    return share@F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')
 
 # %% ../nbs/09_angular_logits.ipynb #ab7977cb
 def fused_loss(

@@ -21,7 +21,7 @@ def toy(name, n=40, shift=0., seed=0):
     return Domain(lambda index, generator: x[index], y, CLASSES, name)
 
 class Recorder(DomainAlgorithm):
-    "Keeps what it is given; after step n it answers by the script's n-th accuracy"
+    "Keeps what it is given, and counts its updates in a weight"
     def __init__(self, script=None):
         super().__init__()
         self.seen,self.script,self.at = [],script or {},nn.Parameter(torch.zeros(()))
@@ -31,7 +31,6 @@ class Recorder(DomainAlgorithm):
         with torch.no_grad(): self.at += 1
         return 0.
     def predict(self, x):
-        "The first samples of each call get class 0, the others an impossible 1 or 2"
         return torch.eye(3)[x[:, 0].long()%3]
 
 def test_only_the_training_part_of_training_domains_is_learnt_from():
