@@ -90,7 +90,7 @@ def avh_loss(
     loss = F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction='none' if reduction=='none' else 'sum', label_smoothing=label_smoothing)
     return loss/count if reduction=='mean' else loss
 
-# %% ../nbs/21_losses.ipynb #407c92e3
+# %% ../nbs/21_losses.ipynb #cd320e8a
 class _Scaled(nn.Module):
     "What has class vectors and a scale, fixed or learnt"
     def __init__(self, n_classes, scale, learn_scale):
@@ -120,7 +120,7 @@ class AngularLinear(_Scaled):
         self.weight = nn.Linear(in_features, out_features, bias=False, device=device, dtype=dtype).weight
     def forward(self, x): # Features (..., D) to logits (..., C)
         if x.shape[-1]!=self.in_features: raise ValueError(f"x: expected {self.in_features} columns, as the layer has, got shape {tuple(x.shape)}")
-        return angular_logits(x.flatten(0, -2) if x.ndim!=2 else x, self.weight, self.scale).view(*x.shape[:-1], self.out_features)
+        return angular_logits(x.reshape(-1, self.in_features), self.weight, self.scale).view(*x.shape[:-1], self.out_features)
 
 # %% ../nbs/21_losses.ipynb #dfc1c378
 class AVHLoss(_Scaled):

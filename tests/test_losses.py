@@ -221,6 +221,7 @@ def test_layer_and_module_agree_and_keep_their_parameters():
     torch.testing.assert_close(F.cross_entropy(layer(x), y), loss(x, y))
     torch.testing.assert_close(loss.logits(x), layer(x))
     torch.testing.assert_close(layer(x.view(3, 4, 5)), layer(x).view(3, 4, 4))
+    torch.testing.assert_close(layer(x[0]), layer(x)[0]) # one feature, as nn.Linear takes it
     assert [n for n,_ in layer.named_parameters()]==['weight'] and {n for n,_ in AngularLinear(5, 4, learn_scale=True).named_parameters()}=={'weight', 'log_scale'}
     again = AngularLinear(5, 4, scale=3.); again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x), layer(x))
