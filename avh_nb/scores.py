@@ -5,26 +5,15 @@
 # %% auto #0
 __all__ = ['HARD_IS', 'avh', 'avc', 'Scores', 'score']
 
-# %% ../nbs/03_scores.ipynb #2c207b57
+# %% ../nbs/03_scores.ipynb #5834c209
 import torch
 from dataclasses import dataclass, fields
 from .core import check_features, check_labels, check_on_invalid, optional, report_invalid, takes_arrays
 from .engine import angle_blocks, compute_dtype
+from .tally import scores_of, share
+from .which_engine import over_samples
 
-# %% ../nbs/03_scores.ipynb #16afd5d4
-def _columns(y, classes, n_classes):
-    "Which labels lie in this block of classes (None: all), and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
-    if classes==slice(0, n_classes): return None,y[:, None]
-    here = (y>=classes.start) & (y<classes.stop)
-    return here,torch.where(here, y-classes.start, 0)[:, None]
-
-def _choose(here, new, old): return new if here is None else torch.where(here, new.to(old.dtype), old)
-
-def _share(part, total, n_classes):
-    "part/total, and 1/C where both are 0: all angles are equal there, and equal angles always have equal shares"
-    return torch.where(total==0, 1/n_classes, part/total)
-
-# %% ../nbs/03_scores.ipynb #0654122d
+# %% ../nbs/03_scores.ipynb #481f725d
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -33,23 +22,22 @@ def avh(
     y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them the predicted class
     bias: torch.Tensor=None, # Bias of the head (C,), used only to find the predicted class where `y` is None
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->torch.Tensor: # (N,) from 0 (easy) to 1, 1/C if all classes are equally far; float32, or float64 if the input is; without gradient
     "Angular visual hardness A(x, w_y) / sum_c A(x, w_c) (the paper's definition of AVH); raises `ValueError` on bad shapes or labels or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
-    if y is None: return score(x, w, bias=bias, on_invalid=on_invalid).avh
-    y = check_labels(y, len(x), len(w)).to(x.device)
+    if y is None: return score(x, w, bias=bias, on_invalid=on_invalid, engine=engine).avh
+    x,y = x.detach(),check_labels(y, len(x), len(w)).to(x.device)
     res = x.new_empty(len(x), dtype=compute_dtype(x, w))
-    for rows,_,class_blocks in angle_blocks(x, w):
-        total,label = x.new_zeros(2, rows.stop-rows.start, dtype=torch.float64)
-        for classes,_,a,_ in class_blocks:
-            total += a.sum(1)
-            here,column = _columns(y[rows], classes, len(w))
-            label = _choose(here, a.gather(1, column)[:, 0], label)
-        res[rows] = _share(label, total, len(w))
+    def f(e, rows):
+        angle,total,doubtful = e.angle_sums(x[rows], y[rows])
+        res[rows] = share(angle, angle+total, len(w)).to(res.dtype)
+        return doubtful
+    over_samples(f, x, w, engine=engine)
     report_invalid(res.isnan(), on_invalid)
     return res
 
-# %% ../nbs/03_scores.ipynb #15da086a
+# %% ../nbs/03_scores.ipynb #e93f30e9
 @takes_arrays
 @torch.no_grad()
 def avc(
@@ -63,7 +51,7 @@ def avc(
     for rows,_,class_blocks in angle_blocks(x, w):
         for classes,_,a,_ in class_blocks: res[rows, classes] = (torch.pi-a).to(res.dtype)
         total = res[rows].sum(1, keepdim=True, dtype=torch.float64)
-        res[rows] = _share(res[rows], total, len(w)).to(res.dtype)
+        res[rows] = share(res[rows], total, len(w)).to(res.dtype)
     report_invalid(res[:, 0].isnan(), on_invalid)
     return res
 
@@ -97,50 +85,7 @@ class Scores:
         "One row a sample (needs pandas)"
         return optional('pandas', 'study').DataFrame({n: t.cpu().numpy() if isinstance(t, torch.Tensor) else t for n,t in self})
 
-# %% ../nbs/03_scores.ipynb #85078f78
-class _Best2:
-    "The two largest values of each row over blocks of columns, and the column of the largest"
-    def __init__(self, n, like):
-        self.first,self.second = like.new_full((2, n), -torch.inf)
-        self.index = torch.full((n,), -1, device=like.device)
-    def update(self, values, classes):
-        "Take in a block; returns which rows have a new best, and its column (N, 1)"
-        top,column = values.max(1, keepdim=True)
-        runner_up = values.scatter_(1, column, -torch.inf).amax(1)
-        values.scatter_(1, column, top)
-        top,new = top[:, 0],top[:, 0]>self.first
-        self.second = torch.maximum(torch.maximum(self.second, runner_up), torch.minimum(self.first, top))
-        self.first = torch.maximum(self.first, top)
-        self.index = torch.where(new, column[:, 0]+classes.start, self.index)
-        return new,column
-    def other(self, label): return torch.where(self.index==label, self.second, self.first)
-
-class _Softmax:
-    "Running sums of e^(z-m) for each row over blocks of columns, m the largest logit so far, whose own e^0 = 1 is left out: so 1-p keeps its digits when p is close to 1"
-    def __init__(self, n, like):
-        self.m = like.new_full((n,), torch.finfo(like.dtype).min)
-        self.rest,self.rest_squared,self.weighted = like.new_zeros(3, n)
-    def update(self, z, e, new, column):
-        "Take in a block `z` whose largest value stands in `column` and is `new` or not; `z` and the scratch block `e` are overwritten"
-        top = z.gather(1, column)[:, 0]
-        m = torch.where(new, top, self.m)
-        d,shift = self.m-m,top-m
-        shrink,other_top = d.exp(),torch.where(new, 0, shift.exp()) # what the block's largest adds to the rest
-        torch.exp(z.sub_(m[:, None]), out=e).scatter_(1, column, 0.)
-        self.weighted = shrink*(self.weighted+d*(1+self.rest)) + z.mul_(e).sum(1) + other_top*shift # sum of e^(z-m) (z-m)
-        self.rest,self.m = shrink*(self.rest+new) + e.sum(1) + other_top,m
-        self.rest_squared = shrink**2*(self.rest_squared+new) + e.square_().sum(1) + other_top**2
-    def prob(self, z): return (z-self.m).exp()/(1+self.rest)
-    def log_prob(self, z): return z-self.m-self.rest.log1p()
-    @property
-    def entropy(self): return self.rest.log1p() - self.weighted/(1+self.rest)
-    def error(self, z, best):
-        "Length of p - onehot(label), for a label with logit `z` that is the `best` or not"
-        e = (z-self.m).exp()
-        missing,others = torch.where(best, self.rest, 1+self.rest-e),torch.where(best, self.rest_squared, 1+self.rest_squared-e**2)
-        return (missing**2+others).sqrt()/(1+self.rest)
-
-# %% ../nbs/03_scores.ipynb #2e41831f
+# %% ../nbs/03_scores.ipynb #24d3c594
 @takes_arrays
 @torch.no_grad()
 def score(
@@ -150,6 +95,7 @@ def score(
     bias: torch.Tensor=None, # Bias of the head (C,); enters the softmax scores, never the angles
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
     scale: float=None, # s of a head whose logits are s(π − A), as `AngularLinear` makes them; None: logits are x·w + bias
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->Scores: # Fields of shape (N,), float32 or, if the input is, float64; without gradient
     "Every score of every sample in one pass; raises `ValueError` on bad shapes or labels or a class vector without direction"
     check_features(x, w); check_on_invalid(on_invalid)
@@ -160,32 +106,14 @@ def score(
         if bias.isnan().any(): raise ValueError(f"bias: expected numbers, got NaN at index {bias.isnan().nonzero()[0].item()}")
         bias = bias.to(x.device, dtype)
     if scale is not None and not (0<scale<float('inf') and bias is None): raise ValueError(f"scale: expected above 0 and finite, and no bias beside it, got {scale}")
-    res = {f.name: x.new_empty(n, dtype=dtype) for f in fields(Scores)}
-    res['pred'] = torch.empty(n, dtype=torch.int64, device=x.device)
-    for rows,x_norm,class_blocks in angle_blocks(x, w, keep_cosines=True):
-        k = len(x_norm)
-        total,label_angle = x.new_zeros(2, k, dtype=torch.float64)
-        label_logit = torch.zeros_like(x_norm)
-        softmax,logits,nearest = _Softmax(k, x_norm),_Best2(k, x_norm),_Best2(k, x_norm)
-        for classes,w_norm,a,cos in class_blocks:
-            z = cos.mul_(x_norm[:, None]).mul_(w_norm) if scale is None else torch.mul(a, -scale, out=cos).add_(torch.pi*scale)
-            if bias is not None: z += bias[classes]
-            new,top = logits.update(z, classes)
-            here,column = (new,top) if y is None else _columns(y[rows], classes, c)
-            label_logit = _choose(here, z.gather(1, column)[:, 0], label_logit)
-            label_angle = _choose(here, a.gather(1, column)[:, 0], label_angle)
-            total += a.sum(1)
-            nearest.update(a.neg_(), classes)
-            softmax.update(z, a, new, top)
-        label = logits.index if y is None else y[rows]
-        other_angle = -nearest.other(label).double()
-        p = softmax.prob(label_logit)
-        block = dict(pred=logits.index, confidence=p, entropy=softmax.entropy, loss=-softmax.log_prob(label_logit),
-            el2n=softmax.error(label_logit, logits.index==label), margin=p-softmax.prob(logits.other(label)),
-            norm=x_norm, angle=label_angle, avh=_share(label_angle, total, c),
-            avc=_share(torch.pi-label_angle, c*torch.pi-total, c), angular_gap=other_angle-label_angle)
-        if c==1: block['angular_gap'].fill_(torch.nan)
-        for name,values in block.items(): res[name][rows] = values.to(res[name].dtype)
+    x = x.detach()
+    res = {f.name: x.new_empty(n, dtype=torch.int64 if f.name=='pred' else dtype) for f in fields(Scores)}
+    def f(e, rows):
+        t,norm,doubtful = e.tally(x[rows], None if y is None else y[rows])
+        for name,values in scores_of(t, c).items(): res[name][rows] = values.to(res[name].dtype)
+        res['norm'][rows] = norm.to(dtype)
+        return doubtful
+    over_samples(f, x, w, bias, scale, engine)
     invalid = res['angle'].isnan()
     for name,values in res.items(): values[invalid] = -1 if name=='pred' else torch.nan
     report_invalid(invalid, on_invalid)
