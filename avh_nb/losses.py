@@ -6,12 +6,13 @@
 __all__ = ['ATTAIN', 'attainable', 'scale_for', 'default_scale', 'avh_loss', 'AngularLinear', 'AVHLoss', 'SoftmaxLoss',
            'MetricLoss', 'neighbour']
 
-# %% ../nbs/21_losses.ipynb #c7b733e8
+# %% ../nbs/21_losses.ipynb #40ca1a17
 import math
 import torch, torch.nn.functional as F
 from torch import nn
 from .angular_logits import angular_logits, fused_loss
 from .core import check_features, check_labels, optional
+from .which_engine import loss_engine, which_engine
 
 # %% ../nbs/21_losses.ipynb #3c7c94ae
 def _check_scale(scale):
@@ -59,7 +60,7 @@ def _checked(x, w, y, ignore_index):
     # a look at the labels would break the graph
     return (filled.long() if torch.compiler.is_compiling() else check_labels(filled, len(x), len(w))),counted
 
-# %% ../nbs/21_losses.ipynb #8c83ce43
+# %% ../nbs/21_losses.ipynb #db21acd7
 def avh_loss(
     x: torch.Tensor, # Features (N, D): what enters the last layer
     w: torch.Tensor, # Class vectors (C, D), as in `nn.Linear.weight`
@@ -69,6 +70,7 @@ def avh_loss(
     ignore_index: int=-100, # Samples with this label do not count
     reduction: str='mean', # 'mean', 'sum' or 'none'
     label_smoothing: float=0., # From 0 to 1
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->torch.Tensor: # A single number; (N,) for 'none'
     "Cross-entropy of s(π − A(x, w_c)) (the AVH loss of the paper, with its minus and logarithm); raises `ValueError` that names the argument. A NaN in a feature gives NaN, as with cross-entropy; a feature of zeros is at 90 degrees to all classes and gets no gradient"
     if scale is None: scale = default_scale(len(w))
@@ -83,7 +85,7 @@ def avh_loss(
         share = counted.to(dtype) if weight is None else counted*weight[y]
         count = share.sum().clamp(min=torch.finfo(dtype).tiny) # 0/0 is 0 here
         if not (reduction=='none' or label_smoothing or isinstance(scale, torch.Tensor) or torch.compiler.is_compiling()):
-            with torch.autocast(x.device.type, enabled=False): return fused_loss(x.to(dtype), w.to(dtype), y, share/count if reduction=='mean' else share, scale)
+            with torch.autocast(x.device.type, enabled=False): return fused_loss(x.to(dtype), w.to(dtype), y, share/count if reduction=='mean' else share, scale, loss_engine(which_engine(engine, x, w), x, w))
     else: count = max(1, len(x))
     logits = angular_logits(x, w, scale, y if hard else None)
     target = torch.where(counted, y, ignore_index) if hard else y.to(dtype)

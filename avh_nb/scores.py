@@ -13,7 +13,7 @@ from .engine import angle_blocks, compute_dtype
 from .tally import scores_of, share
 from .which_engine import over_samples
 
-# %% ../nbs/03_scores.ipynb #481f725d
+# %% ../nbs/03_scores.ipynb #b1a2543b
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -31,7 +31,7 @@ def avh(
     res = x.new_empty(len(x), dtype=compute_dtype(x, w))
     def f(e, rows):
         angle,total,doubtful = e.angle_sums(x[rows], y[rows])
-        res[rows] = share(angle, angle+total, len(w)).to(res.dtype)
+        res[rows] = share(angle, total.add_(angle), len(w)).to(res.dtype)
         return doubtful
     over_samples(f, x, w, engine=engine)
     report_invalid(res.isnan(), on_invalid)
