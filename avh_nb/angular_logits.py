@@ -10,7 +10,7 @@ import functools, math
 import torch, torch.nn.functional as F
 from .angles import CHUNK, unit_rows
 
-# %% ../nbs/09_angular_logits.ipynb #384e95df
+# %% ../nbs/09_angular_logits.ipynb #2d3600bb
 def _floor(dtype): return 8*torch.finfo(dtype).eps # of a squared sine that comes from a rounded cosine
 
 def _directions(u):
@@ -24,9 +24,10 @@ def _inverse_sine(sin):
     some = sin>8*torch.finfo(sin.dtype).eps
     return torch.where(some, 1/torch.where(some, sin, 1), 0)
 
-def _own_angle(xn, v):
-    "Angle of unit rows to unit rows, by the half-angle form"
-    return 2*torch.atan2(torch.linalg.vector_norm(xn-v, dim=1), torch.linalg.vector_norm(xn+v, dim=1))
+def _own_angle(xn, v, out=None):
+    "Angle of unit rows to unit rows, by the half-angle form; with memory for differences and sums where it is kept"
+    minus = torch.linalg.vector_norm(torch.sub(xn, v, out=out), dim=1)
+    return 2*torch.atan2(minus, torch.linalg.vector_norm(torch.add(xn, v, out=out), dim=1))
 
 class _LossAngles(torch.autograd.Function):
     "Angles (N, C) without a branch on the data; those to the label by the half-angle form"
@@ -64,18 +65,26 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #19a26f9d
+# %% ../nbs/09_angular_logits.ipynb #394656b8
 class TorchLoss:
     "What the fused loss asks of an engine"
     n_parts = 1 # into which the classes are cut, to be worked on side by side
-    @staticmethod
-    def each(f, items): return [f(i) for i in items]
+    def __init__(self): self.scratch = None
+    def each(self, f, items): return [f(i) for i in items]
     def own(self, x, w, y, x_norm, w_norm):
         "Angle A of each sample to its label and 1/(|w| sin A), (2, N); zeros where y is -1"
-        label = y.clamp(min=0)
-        angle = _own_angle(x/x_norm[:, None], w[label].div_(w_norm[label, None]))
-        return torch.stack([angle, _inverse_sine(angle.sin())/w_norm[label]])*(y>=0)
-    def _cosines(self, dot, x_norm, w_norm): return torch.mul(dot, 1/w_norm[:, None]).mul_(1/x_norm).clamp_(-1, 1)
+        label,n = y.clamp(min=0),max(1, CHUNK//x.shape[1]//2)
+        u,v,sum = x.new_empty(3, min(n, len(x)), x.shape[1])
+        def angle(i):
+            k = len(x[i])
+            torch.mul(x[i], 1/x_norm[i, None], out=u[:k])
+            torch.index_select(w, 0, label[i], out=v[:k]).div_(w_norm[label[i], None])
+            return _own_angle(u[:k], v[:k], sum[:k])
+        a = torch.cat([angle(slice(i, i+n)) for i in range(0, len(x), n)] or [x_norm])
+        return torch.stack([a, _inverse_sine(a.sin())/w_norm[label]])*(y>=0)
+    def _cosines(self, dot, x_norm, w_norm):
+        if self.scratch is None or self.scratch.numel()<dot.numel(): self.scratch = torch.empty_like(dot).view(-1) # kept: fresh memory costs more than what is computed in it
+        return torch.mul(dot, 1/w_norm[:, None], out=self.scratch[:dot.numel()].view_as(dot)).mul_(1/x_norm).clamp_(-1, 1)
     def weigh(self, dot, x_norm, w_norm, held, scale, offset):
         "Of inner products (C, B), which become e^(offset - sA) / (|w| sin A): the sums of e^(offset - sA) over classes but the held one, (B,)"
         t = self._cosines(dot, x_norm, w_norm)
@@ -108,8 +117,8 @@ class TorchLoss:
             gp.mul_(f[:, None])
             gp.addcmul_(up, ((gp*up).sum(1)/n/n)[:, None], value=-1)
 
-# %% ../nbs/09_angular_logits.ipynb #008b2c25
-ROWS = 256 # of a block of logits: with fewer the matrix product is slower, with more the block leaves the cache
+# %% ../nbs/09_angular_logits.ipynb #59ea213b
+ROWS = 1024 # of a block of logits: few blocks, so that the products are large
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
 
