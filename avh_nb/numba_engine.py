@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from .angles import SAFE
 from .tally import Tally
 
-# %% ../nbs/02a_numba_engine.ipynb #d475f28c
+# %% ../nbs/02a_numba_engine.ipynb #a47fa7b4
 float32,int32 = np.float32,np.int32
 ZERO,ONE,PI = float32(0),float32(1),float32(math.pi)
 P = tuple(map(float32, (1.57079630, -.214598697, .0889773122, -.0501641884, .0308627512, -.0170451013, .00663861764, -.00125345681)))
-QUICK = dict(nogil=True, cache=True, fastmath={'reassoc', 'contract', 'nsz', 'arcp'}) # sums in any order, but a NaN stays a NaN
+QUICK = dict(nogil=True, cache=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz', 'arcp'}) # sums in any order, but a NaN stays a NaN, and 1/0 is infinite
 
 @numba.njit(inline='always')
 def arccos(t):
