@@ -73,7 +73,7 @@ def pair_angles(x, w, y):
     for i in range(len(x)): angle[i] = _angle(x[i], w[y[i]])
     return angle
 
-# %% ../nbs/02a_numba_engine.ipynb #863b44b0
+# %% ../nbs/02a_numba_engine.ipynb #1f473588
 SAMPLES,TILE = 256,32 # at a time: samples, and classes of a float32 sum
 INVERSE,HELD,OWN,STEEP,EXTREME,PART,PART2,PART3,LARGEST,WHICH,FIRST,SECOND,NEAR = range(0, 13*SAMPLES, SAMPLES) # where each stands
 NONE,OUTSIDE = float32(-3e38),float32(-2) # below any logit; below any cosine
@@ -107,25 +107,25 @@ def angle_sums(few, dot, x, w, w_norm, held, angle, total, doubtful):
         if few: _products(x[start:start+n], w, dot)
         s[STEEP:PART] = ZERO
         for i in range(n):
-            norm = _norm(x[start+i])
-            s[INVERSE+i],s[HELD+i],s[OWN+i] = ONE/norm,held[start+i],OUTSIDE
+            norm,k = _norm(x[start+i]),held[start+i]
+            s[INVERSE+i],s[OWN+i] = ONE/norm,OUTSIDE
             doubtful[start+i] |= not _usable(norm)
+            if 0<=k<len(w): # the pair is taken out, and counted as a right angle until it is known
+                s[OWN+i] = dot[k, at+i]/norm/w_norm[k]
+                dot[k, at+i] = ZERO
         for c0 in range(0, len(dot), TILE):
             s[PART:] = ZERO
             for c in range(c0, min(c0+TILE, len(dot))):
-                row,inverse,k = dot[c, at:at+n],ONE/w_norm[c],float32(c)
+                row,inverse = dot[c, at:at+n],ONE/w_norm[c]
                 for i in range(n):
-                    mine = s[HELD+i]==k
                     t = row[i]*s[INVERSE+i]*inverse
-                    s[OWN+i] = t if mine else s[OWN+i]
-                    t = ZERO if mine else t
-                    a = arccos(t)
-                    s[PART+i] += ZERO if mine else a
+                    s[PART+i] += arccos(t)
                     s[STEEP+i] += ONE if abs(t)>float32(.9) else ZERO
                     s[EXTREME+i] = max(s[EXTREME+i], abs(t))
             for i in range(n): total[start+i] += s[PART+i]
         for i in range(n): s[PART+i] = arccos(s[OWN+i])
         for i in range(n):
+            if s[OWN+i]!=OUTSIDE: total[start+i] -= P[0]
             doubtful[start+i] |= _spoilt(s, i, total[start+i])
             if LOW<s[OWN+i]<HIGH: angle[start+i] = s[PART+i]
             elif s[OWN+i]!=OUTSIDE and not doubtful[start+i]: angle[start+i] = _angle(x[start+i], w[held[start+i]])
