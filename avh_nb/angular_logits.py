@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ROWS', 'BLOCK', 'SAFE_EXPONENT', 'angular_logits', 'TorchLoss', 'loss_and_gradients', 'plain_loss', 'fused_loss']
 
-# %% ../nbs/09_angular_logits.ipynb #baed7cd4
+# %% ../nbs/09_angular_logits.ipynb #3abc8736
 import functools, math
 import torch, torch.nn.functional as F
+from functools import partial
 from .angles import CHUNK, unit_rows
 
 # %% ../nbs/09_angular_logits.ipynb #2d3600bb
@@ -117,7 +118,7 @@ class TorchLoss:
             gp.mul_(f[:, None])
             gp.addcmul_(up, ((gp*up).sum(1)/n/n)[:, None], value=-1)
 
-# %% ../nbs/09_angular_logits.ipynb #59ea213b
+# %% ../nbs/09_angular_logits.ipynb #d9addfc9
 ROWS = 1024 # of a block of logits: few blocks, so that the products are large
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
@@ -140,37 +141,37 @@ def loss_and_gradients(
     x,w = x.detach(),w.detach() # threads do not know that no gradient is asked for here
     n_rows = max(1, min(ROWS, BLOCK//c))
     gx,gw = (torch.empty_like(x), (torch.empty_like if n else torch.zeros_like)(w)) if gradients else (None, None)
-    total,of,parts = x.new_zeros((), dtype=torch.float64),torch.empty_like(share),_cut(c, engine.n_parts)
-    own = torch.cat(engine.each(lambda i: engine.own(x[i], w, y[i], x_norm[i], w_norm), _cut(n, engine.n_parts)) or [x.new_empty(2, 0)], 1)
+    parts,pieces = _cut(c, engine.n_parts),_cut(n, engine.n_parts)
+    own = torch.cat(engine.each(lambda i: engine.own(x[i], w, y[i], x_norm[i], w_norm), pieces) or [x.new_empty(2, 0)], 1)
     own[0] = sum_up(own[0]) # only one of those who hold classes knows it
-    buffer = x.new_empty(c*min(n_rows, n))
-    for i in range(0, n, n_rows):
-        rows = slice(i, min(i+n_rows, n))
-        b = rows.stop-rows.start
-        xb,xb_norm,yb,a = x[rows],x_norm[rows],y[rows],own[:, rows]
-        k = buffer[:c*b].view(c, b)
+    of,buffer = torch.empty_like(share),x.new_empty(c*min(n_rows, n))
+
+    def block(rows):
+        "The loss of some samples; their part of the gradients, but for the last step"
+        xb,xb_norm,yb,b = x[rows],x_norm[rows],y[rows],rows.stop-rows.start
+        k,offset = buffer[:c*b].view(c, b),None
         def multiply(p): torch.mm(w[p], xb.T, out=k[p])
+        def nearest(p): return engine.nearest(k[p], xb_norm, w_norm[p], yb-p.start)
         def weigh(p): return engine.weigh(k[p], xb_norm, w_norm[p], yb-p.start, scale, offset)
         if scale*math.pi>SAFE_EXPONENT: # only a large s asks for the largest logit to be taken off
-            near = engine.each(lambda p: (multiply(p), engine.nearest(k[p], xb_norm, w_norm[p], yb-p.start))[1], parts)
-            offset = scale*torch.minimum(a[0], largest(functools.reduce(torch.maximum, near)).acos())
+            near = engine.each(lambda p: (multiply(p), nearest(p))[1], parts)
+            offset = scale*torch.minimum(own[0, rows], largest(functools.reduce(torch.maximum, near)).acos())
             sums = engine.each(weigh, parts)
-        else:
-            offset = None
-            sums = engine.each(lambda p: (multiply(p), weigh(p))[1], parts)
-        loss,of[rows] = engine.settle(k, yb, a, sum_up(sum(sums)), share[rows], scale, offset)
-        total += loss
-        if not gradients: continue
+        else: sums = engine.each(lambda p: (multiply(p), weigh(p))[1], parts)
+        loss,of[rows] = engine.settle(k, yb, own[:, rows], sum_up(sum(sums)), share[rows], scale, offset)
         def for_w(p):
-            xs = xb*(of[rows]/xb_norm)[:, None]
-            torch.mm(k[p], xs, out=gw[p]) if i==0 else gw[p].addmm_(k[p], xs)
+            scaled = xb*(of[rows]/xb_norm)[:, None]
+            torch.mm(k[p], scaled, out=gw[p]) if rows.start==0 else gw[p].addmm_(k[p], scaled)
         def for_x(q): torch.mm(k[:, q].T, w, out=gx[rows][q])
-        engine.each(lambda f: f(), [lambda p=p: for_w(p) for p in parts]+[lambda q=q: for_x(q) for q in _cut(b, engine.n_parts)])
+        if gradients: engine.each(lambda f: f(), [partial(for_w, p) for p in parts]+[partial(for_x, q) for q in _cut(b, engine.n_parts)])
+        return loss
+
+    total = sum((block(slice(i, min(i+n_rows, n))) for i in range(0, n, n_rows)), x.new_zeros(()))
     if gradients:
         gx = sum_up(gx)
-        engine.each(lambda f: f(), [lambda q=q: engine.without(gx[q], x[q], x_norm[q], of[q]/x_norm[q]) for q in _cut(n, engine.n_parts)]+
-            [lambda p=p: engine.without(gw[p], w[p], w_norm[p], torch.ones_like(w_norm[p])) for p in parts])
-    return total.to(x.dtype),gx,gw
+        def finish(g, u, norm, factor, i): engine.without(g[i], u[i], norm[i], factor[i])
+        engine.each(lambda f: f(), [partial(finish, gx, x, x_norm, of/x_norm, q) for q in pieces]+[partial(finish, gw, w, w_norm, torch.ones_like(w_norm), p) for p in parts])
+    return total,gx,gw
 
 class _FusedLoss(torch.autograd.Function):
     "The loss, with gradients made in the forward pass and handed out in the backward pass"

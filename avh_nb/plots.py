@@ -9,7 +9,7 @@ __all__ = ['STYLES', 'style', 'figure', 'plot_intervals', 'plot_curve', 'plot_ma
 import matplotlib.pyplot as plt, seaborn as sns
 from contextlib import contextmanager
 
-# %% ../nbs/14_plots.ipynb #2d755883
+# %% ../nbs/14_plots.ipynb #4ad8b827
 _colour = sns.color_palette('colorblind').as_hex()
 STYLES = {
     'avh': dict(label='AVH', color=_colour[0], marker='o', ls='-'),
@@ -41,6 +41,14 @@ STYLES = {
     'sharpness': dict(label='sharpness', color=_colour[3], marker='x', ls=':'),
     'jpeg': dict(label='JPEG', color=_colour[4], marker='D', ls='-'),
     'occlusion': dict(label='occlusion', color='black', marker='v', ls='--'),
+    'engine product': dict(label='matrix product', color='black', marker='x', ls=':'),
+    'engine plain': dict(label='plain PyTorch', color=_colour[3], marker='s', ls='--'),
+    'engine compiled': dict(label='torch.compile', color=_colour[1], marker='D', ls='-.'),
+    'engine NumPy': dict(label='NumPy', color=_colour[7], marker='v', ls=':'),
+    'engine torch': dict(label='avh_nb, torch', color=_colour[2], marker='^', ls='-.'),
+    'engine numba': dict(label='avh_nb, numba', color=_colour[0], marker='o', ls='-'),
+    'engine triton': dict(label='avh_nb, triton', color=_colour[4], marker='P', ls='-'),
+    'engine triton-fast': dict(label='avh_nb, triton-fast', color=_colour[9], marker='h', ls='-'),
     # From hard to easy for people, dark to light
     **{f'bin {b+1}': dict(label=f'HSF {b/5:.1f} to {(b+1)/5:.1f}', color=plt.get_cmap('cividis')(b/4.6), marker='vsoD^'[b], ls=('-', '--', '-.', ':', '-')[b]) for b in range(5)},
 }

@@ -42,7 +42,7 @@ def _norms_checked(w, dtype):
     check_class_norms(norm)
     return norm
 
-# %% ../nbs/26_sharded.ipynb #db4cc0c8
+# %% ../nbs/26_sharded.ipynb #e61ce5af
 CLASSES = 'held','largest_class' # fields of a tally that name a class
 
 def _sum_over_ranks(t, first, group):
@@ -53,6 +53,18 @@ def _sum_over_ranks(t, first, group):
     whole,*others = (Tally(*(v.long() if f.name in CLASSES else v for f,v in zip(fields(Tally), p))) for p in parts)
     for p in others: whole = whole+p
     return whole
+
+def _whole_tally(x, w, y, bias, scale, engine):
+    "The tally and the norms of all samples"
+    t = Tally(*(x.new_empty(len(x), dtype=torch.int64 if f.name in CLASSES else torch.float64) for f in fields(Tally)))
+    norms = x.new_empty(len(x), dtype=compute_dtype(x, w))
+    def f(e, rows):
+        part,norm,doubtful = e.tally(x[rows], None if y is None else y[rows])
+        for (_,whole),(_,values) in zip(t, part): whole[rows] = values
+        norms[rows] = norm.to(norms.dtype)
+        return doubtful
+    over_samples(f, x, w, bias, scale, engine)
+    return t,norms
 
 @torch.no_grad()
 def sharded_score(
@@ -76,16 +88,8 @@ def sharded_score(
     bias = None if bias is None else bias.to(x.device, dtype)
     res = {f.name: x.new_empty(len(x), dtype=torch.int64 if f.name=='pred' else dtype) for f in fields(Scores)}
     for piece in slices(len(x), 2**16): # so that tallies are kept of some samples at a time
-        xp,yp = x[piece].detach(),None if y is None else _local(y[piece], first, len(w))
-        n,norms = len(xp),x.new_empty(piece.stop-piece.start, dtype=dtype)
-        t = Tally(*(x.new_empty(n, dtype=torch.int64 if f.name in CLASSES else torch.float64) for f in fields(Tally)))
-        def f(e, rows):
-            part,norm,doubtful = e.tally(xp[rows], None if yp is None else yp[rows])
-            for (_,whole),(_,values) in zip(t, part): whole[rows] = values
-            norms[rows] = norm.to(dtype)
-            return doubtful
-        over_samples(f, xp, w, bias, scale, engine)
-        for name,values in (scores_of(_sum_over_ranks(t, first, group), n_classes)|dict(norm=norms)).items(): res[name][piece] = values.to(res[name].dtype)
+        t,norm = _whole_tally(x[piece].detach(), w, None if y is None else _local(y[piece], first, len(w)), bias, scale, engine)
+        for name,values in (scores_of(_sum_over_ranks(t, first, group), n_classes)|dict(norm=norm)).items(): res[name][piece] = values.to(res[name].dtype)
     invalid = res['angle'].isnan()
     for name,values in res.items(): values[invalid] = -1 if name=='pred' else torch.nan
     report_invalid(invalid, on_invalid)

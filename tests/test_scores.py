@@ -114,9 +114,9 @@ def test_precision_settings_of_training_do_not_reach_the_scores(setting):
 
 def test_memory_is_a_block_and_the_result():
     "(20000, 64, 2000) has 160 MB of angles"
-    used = extra_memory('avh', 20000, 64, 2000)
+    used = extra_memory('avh', 'torch', 20000, 64, 2000)
     if used is None: pytest.skip('this system keeps no high-water mark')
-    assert used < 64*2**20 < extra_memory('plain', 20000, 64, 2000)
+    assert used < 64*2**20 < extra_memory('avh', 'plain', 20000, 64, 2000)
 
 def test_hard_is_says_which_end():
     "On features that are closer and closer to a wrong class, every score moves to its hard end"
