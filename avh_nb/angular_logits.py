@@ -66,7 +66,7 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #394656b8
+# %% ../nbs/09_angular_logits.ipynb #a6e02100
 class TorchLoss:
     "What the fused loss asks of an engine"
     n_parts = 1 # into which the classes are cut, to be worked on side by side
@@ -108,10 +108,11 @@ class TorchLoss:
         "Put the label's pairs into `k`, as for a probability that is not divided by its sum; the loss, and what the samples of `k` are to be multiplied by, (B,)"
         angle,inverse = own
         z = -scale*angle if offset is None else offset-scale*angle
-        sums = z.exp()+others
+        e = z.exp()
+        sums = e+others
         mine = (y>=0).nonzero()[:, 0]
         k[y[mine], mine] = (-others*inverse)[mine]
-        return share@(sums.log()-z),share*scale/sums
+        return share@torch.where(others<e, (others/e).log1p(), sums.log()-z),share*scale/sums # of a sure sample, not the rounding of 1
     def without(self, g, u, norm, factor):
         "Scale the rows of `g`, and take the component along `u` off them, in place and in pieces that stay in the cache"
         for gp,up,n,f in zip(*(t.split(max(1, CHUNK//u.shape[1])) for t in (g, u, norm, factor))):

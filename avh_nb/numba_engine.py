@@ -221,15 +221,19 @@ def product():
     mm,onednn = (min(t) for t in zip(*trials))
     return _onednn if 1.33*onednn<mm else _mm
 
-# %% ../nbs/02a_numba_engine.ipynb #2a0398ad
+# %% ../nbs/02a_numba_engine.ipynb #30844b5e
 SHARED = 2**21 # pairs of a sample and a class that are worth sharing out
 
 def n_threads(pairs): return torch.get_num_threads() if pairs>=SHARED else 1
 
+def _alone():
+    torch.set_num_threads(1)
+    torch.get_num_threads() # a thread asks for its number at its first work, and once
+
 @functools.cache
 def _pool(n, process):
     "`n` threads in which PyTorch uses one thread each; of this process, for a fork takes no threads along"
-    pool = ThreadPoolExecutor(n, thread_name_prefix='avh_nb', initializer=lambda: torch.set_num_threads(1))
+    pool = ThreadPoolExecutor(n, thread_name_prefix='avh_nb', initializer=_alone)
     list(pool.map(lambda _: time.sleep(.001), range(n))) # all have started,
     torch.set_num_threads(n) # and what they said holds for themselves, not for threads to come
     return pool

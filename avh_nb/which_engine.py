@@ -10,7 +10,7 @@ import functools, importlib, os, platform
 import torch
 from .engine import TorchEngine
 
-# %% ../nbs/02c_which_engine.ipynb #3f47e2bf
+# %% ../nbs/02c_which_engine.ipynb #c275b55b
 ENGINES = {'numba': ('avh_nb.numba_engine', 'NumbaEngine'), 'triton': ('avh_nb.triton_engine', 'TritonEngine'), 'triton-fast': ('avh_nb.triton_engine', 'FastTritonEngine')}
 WORTHWHILE = 2**24 # multiplications, N x C x D
 
@@ -19,7 +19,7 @@ def _loaded(name):
     "The class of an engine, or why there is none"
     module,kind = ENGINES[name]
     try: return getattr(importlib.import_module(module), kind)
-    except ImportError as e: return f"needs {'numba: pip install avh_nb[fast]' if name=='numba' else 'triton'} ({e})"
+    except ImportError as e: return "needs numba: pip install 'avh_nb[fast]'"+f' ({e})' if name=='numba' else f'needs triton ({e})'
     except Exception as e: return f'does not load here ({type(e).__name__}: {e})' # a compiler's cache without a folder to write to, say
 
 def _interpreted(): return os.environ.get('TRITON_INTERPRET')=='1' # Triton's kernels then run as Python, on any device
