@@ -28,7 +28,9 @@ def test_export_and_clean_leave_no_difference(copy):
 
 def test_a_notebook_imports_only_from_lower_numbers():
     number = {}
-    for p in (ROOT/'nbs').rglob('[0-9][0-9]_*.ipynb'): number[('paper.' if p.parent.name=='paper' else '')+p.stem[3:]] = int(p.stem[:2])
+    for p in (ROOT/'nbs').rglob('[0-9][0-9]*_*.ipynb'): # 02a comes after 02 and before 02b
+        before,name = p.stem.split('_', 1)
+        number[('paper.' if p.parent.name=='paper' else '')+name] = before
     for path in (ROOT/'avh_nb').rglob('*.py'):
         name = '.'.join(path.relative_to(ROOT/'avh_nb').with_suffix('').parts)
         if name not in number: continue
