@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .core import check_on_invalid, report_invalid
 from .scores import Scores, score
 
-# %% ../nbs/04_head.ipynb #019a1f24
+# %% ../nbs/04_head.ipynb #f54e42c0
 def unpack_batch(
     batch, # (x, y), x, a mapping of arguments, or a function that runs a model
     device='cpu',
@@ -58,9 +58,10 @@ def head_scores(
     x: torch.Tensor, # Features (N, D) that enter it
     y: torch.Tensor=None, # Labels (N,)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
+    engine: str=None, # As in `score`
 )->Scores:
     "`score` with the class vectors, and the bias or the scale, of a head"
-    return score(x, layer.weight.detach(), y, None if layer.bias is None else layer.bias.detach(), on_invalid, getattr(layer, 'angular_scale', None))
+    return score(x, layer.weight.detach(), y, None if layer.bias is None else layer.bias.detach(), on_invalid, getattr(layer, 'angular_scale', None), engine)
 
 # %% ../nbs/04_head.ipynb #e5d8d315
 @torch.no_grad()
@@ -86,13 +87,14 @@ def find_head(
         "What works: a classifier that ends in one nn.Linear on one feature vector a sample; `head=` with the name of such a layer; "
         "or avh_nb.score(features, class_vectors, labels) with features of your own")
 
-# %% ../nbs/04_head.ipynb #0aba44cd
+# %% ../nbs/04_head.ipynb #7683d139
 @torch.no_grad()
 def score_batches(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
     loader, # Gives batches: (x, y), x, or dictionaries
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
+    engine: str=None, # As in `score`
 ):
     "Yield the `Scores` of each batch, on the model's device; errors name the batch"
     check_on_invalid(on_invalid)
@@ -112,7 +114,7 @@ def score_batches(
         finally: handle.remove()
         if len(seen)!=1 or seen[0].ndim!=2:
             raise ValueError(f"head: {name!r} has to run once a batch on features (N, D); it ran {len(seen)} times" + (f" on {tuple(seen[-1].shape)}" if seen else ''))
-        try: s = head_scores(layer, seen[0], y, on_invalid)
+        try: s = head_scores(layer, seen[0], y, on_invalid, engine)
         except ValueError as e: raise ValueError(f"batch {i}: {e}") from e
         yield s
     if i<0: raise ValueError("loader: expected at least one batch, got none")
@@ -123,12 +125,13 @@ def score_model(
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     progress: bool=True, # Show a progress bar?
+    engine: str=None, # As in `score`
 )->Scores: # One row a sample in the order of the loader, on the CPU
     "Every score of every sample of a loader; the model is run in evaluation mode and left in the mode it was in"
     parts = []
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*rows of x are zero or not finite') # said once, below
-        for s in score_batches(model, tqdm(loader, disable=not progress, unit='batch'), head, on_invalid): parts.append(s.cpu())
+        for s in score_batches(model, tqdm(loader, disable=not progress, unit='batch'), head, on_invalid, engine): parts.append(s.cpu())
     res = Scores.cat(parts)
     report_invalid(res.angle.isnan(), on_invalid)
     return res
