@@ -1,16 +1,15 @@
 "Every engine against float64, where they are asked to be fast and where they have to give way."
-import math, multiprocessing
-import numpy as np, pytest, torch
+import multiprocessing
+import pytest, torch
 from hypothesis import given, settings, strategies as st
 import avh_nb as av
-import avh_nb.which_engine as which
+import avh_nb.numba_engine as numba_engine, avh_nb.which_engine as which
 from avh_nb.angular_logits import fused_loss, plain_loss
 from avh_nb.benchmarks import compare, contenders, engines_here, largest_error
 from avh_nb.losses import avh_loss
-from avh_nb.tally import Tally, _one
-numba_engine = pytest.importorskip('avh_nb.numba_engine')
 from avh_nb.numba_engine import NumbaEngine, each
 from avh_nb.numba_loss import NumbaLoss
+from avh_nb.tally import _one
 
 quick = settings(deadline=None, max_examples=40)
 SOFTMAX = 'confidence', 'entropy', 'loss', 'el2n', 'margin'
