@@ -66,12 +66,15 @@ def angular_logits(
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
 
-# %% ../nbs/09_angular_logits.ipynb #a6e02100
+# %% ../nbs/09_angular_logits.ipynb #047097f3
 class TorchLoss:
     "What the fused loss asks of an engine"
     n_parts = 1 # into which the classes are cut, to be worked on side by side
     def __init__(self): self.scratch = None
     def each(self, f, items): return [f(i) for i in items]
+    def multiply(self, w, x, out):
+        "w xᵀ into `out`"
+        torch.mm(w, x.T, out=out)
     def own(self, x, w, y, x_norm, w_norm):
         "Angle A of each sample to its label and 1/(|w| sin A), (2, N); zeros where y is -1"
         label,n = y.clamp(min=0),max(1, CHUNK//x.shape[1]//2)
@@ -119,7 +122,7 @@ class TorchLoss:
             gp.mul_(f[:, None])
             gp.addcmul_(up, ((gp*up).sum(1)/n/n)[:, None], value=-1)
 
-# %% ../nbs/09_angular_logits.ipynb #d9addfc9
+# %% ../nbs/09_angular_logits.ipynb #10a27c12
 ROWS = 1024 # of a block of logits: few blocks, so that the products are large
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
@@ -151,7 +154,7 @@ def loss_and_gradients(
         "The loss of some samples; their part of the gradients, but for the last step"
         xb,xb_norm,yb,b = x[rows],x_norm[rows],y[rows],rows.stop-rows.start
         k,offset = buffer[:c*b].view(c, b),None
-        def multiply(p): torch.mm(w[p], xb.T, out=k[p])
+        def multiply(p): engine.multiply(w[p], xb, k[p])
         def nearest(p): return engine.nearest(k[p], xb_norm, w_norm[p], yb-p.start)
         def weigh(p): return engine.weigh(k[p], xb_norm, w_norm[p], yb-p.start, scale, offset)
         if scale*math.pi>SAFE_EXPONENT: # only a large s asks for the largest logit to be taken off

@@ -6,12 +6,12 @@
 __all__ = ['ATTAIN', 'attainable', 'scale_for', 'default_scale', 'avh_loss', 'AngularLinear', 'AVHLoss', 'SoftmaxLoss',
            'MetricLoss', 'neighbour']
 
-# %% ../nbs/21_losses.ipynb #40ca1a17
+# %% ../nbs/21_losses.ipynb #58d76ee3
 import math
 import torch, torch.nn.functional as F
 from torch import nn
 from .angular_logits import angular_logits, fused_loss
-from .core import check_features, check_labels, optional
+from .core import check_features, check_labels, exact_matmul, optional
 from .which_engine import loss_engine, which_engine
 
 # %% ../nbs/21_losses.ipynb #3c7c94ae
@@ -60,7 +60,7 @@ def _checked(x, w, y, ignore_index):
     # a look at the labels would break the graph
     return (filled.long() if torch.compiler.is_compiling() else check_labels(filled, len(x), len(w))),counted
 
-# %% ../nbs/21_losses.ipynb #db21acd7
+# %% ../nbs/21_losses.ipynb #75f4b00f
 def avh_loss(
     x: torch.Tensor, # Features (N, D): what enters the last layer
     w: torch.Tensor, # Class vectors (C, D), as in `nn.Linear.weight`
@@ -85,7 +85,7 @@ def avh_loss(
         share = counted.to(dtype) if weight is None else counted*weight[y]
         count = share.sum().clamp(min=torch.finfo(dtype).tiny) # 0/0 is 0 here
         if not (reduction=='none' or label_smoothing or isinstance(scale, torch.Tensor) or torch.compiler.is_compiling()):
-            with torch.autocast(x.device.type, enabled=False): return fused_loss(x.to(dtype), w.to(dtype), y, share/count if reduction=='mean' else share, scale, loss_engine(which_engine(engine, x, w), x, w))
+            with exact_matmul(x.device): return fused_loss(x.to(dtype), w.to(dtype), y, share/count if reduction=='mean' else share, scale, loss_engine(which_engine(engine, x, w), x, w))
     else: count = max(1, len(x))
     logits = angular_logits(x, w, scale, y if hard else None)
     target = torch.where(counted, y, ignore_index) if hard else y.to(dtype)

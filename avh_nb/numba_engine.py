@@ -244,7 +244,7 @@ def each(f, items):
     if n==1 or len(items)==1: return [f(i) for i in items]
     return list(_pool(n, os.getpid()).map(f, items))
 
-# %% ../nbs/02a_numba_engine.ipynb #ee311369
+# %% ../nbs/02a_numba_engine.ipynb #08cec930
 FEW = 16
 GROUP,BLOCK,WIDTH = 2**19,2**19,2048 # numbers kept of a thread's samples; numbers in a block; classes in a block
 
@@ -300,6 +300,8 @@ class NumbaEngine:
             numbers,classes,norm,unsure = np.empty((8, n)),np.empty((2, n), np.int64),np.empty(n, np.float32),np.empty(n, np.bool_)
             for start,block,held in blocks: tally(*block, self.bias[first:first+WIDTH], self.scale, y is not None, held, first, start, numbers, classes, norm, unsure)
             (angle,logit,total,largest,*sums),(held,which) = map(torch.from_numpy, numbers),map(torch.from_numpy, classes)
+            # The class held out was found in float32, and its exact logit must not fall behind another by rounding
+            if y is None: logit = torch.maximum(logit, torch.nextafter(largest, largest.new_tensor(torch.inf)))
             part = Tally(held, angle, logit, total, largest, which, *sums)
             whole,doubtful = part if whole is None else whole+part,doubtful | torch.from_numpy(unsure)
         return whole,torch.from_numpy(norm),doubtful

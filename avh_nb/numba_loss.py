@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['FLOOR', 'NumbaLoss']
 
-# %% ../nbs/08a_numba_loss.ipynb #88231278
+# %% ../nbs/08a_numba_loss.ipynb #869d5565
 import math
 import numba, numpy as np, torch
-from .numba_engine import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, each, exp, float32, n_threads
+from .numba_engine import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, each, exp, float32, n_threads, product
 
-# %% ../nbs/08a_numba_loss.ipynb #d0745532
+# %% ../nbs/08a_numba_loss.ipynb #fe061bba
 FLOOR = float32(8*2.**-23) # of a squared sine that comes from a rounded cosine
 
 @numba.njit(**QUICK)
@@ -79,6 +79,10 @@ class NumbaLoss:
     "What the fused loss asks of an engine"
     def __init__(self, x, w): self.n_parts = n_threads(len(x)*len(w))
     def each(self, f, items): return [f(i) for i in items] if self.n_parts==1 else each(f, items)
+    def multiply(self, w, x, out):
+        "w xᵀ into `out`"
+        made = product()(w, x, out)
+        if made is not out: out.copy_(made)
     def own(self, x, w, y, x_norm, w_norm):
         "Angle A of each sample to its label and 1/(|w| sin A), (2, N); zeros where y is -1"
         return torch.from_numpy(_own(x.numpy(), w.numpy(), y.numpy(), w_norm.numpy()))

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CLASSES', 'sharded_score', 'sharded_avh_loss']
 
-# %% ../nbs/26_sharded.ipynb #55c112f6
+# %% ../nbs/26_sharded.ipynb #22ad5c6b
 import torch, torch.distributed as dist
 from dataclasses import fields
 from .angular_logits import TorchLoss, loss_and_gradients
-from .core import check_class_norms, check_features, check_labels, check_on_invalid, report_invalid
+from .core import check_class_norms, check_features, check_labels, check_on_invalid, exact_matmul, report_invalid
 from .engine import compute_dtype, slices
 from .losses import _check_scale, default_scale
 from .scores import Scores
@@ -95,7 +95,7 @@ def sharded_score(
     report_invalid(invalid, on_invalid)
     return Scores(**res)
 
-# %% ../nbs/26_sharded.ipynb #a9b6c4a6
+# %% ../nbs/26_sharded.ipynb #5c7448ad
 class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, y, share, scale, norms, engine, group):
@@ -133,7 +133,7 @@ def sharded_avh_loss(
     w_norm,label,x_norm = _agree(check, x.device, group)
     share = (y!=ignore_index).to(dtype)
     if reduction=='mean': share = share/share.sum().clamp(min=1)
-    with torch.autocast(x.device.type, enabled=False):
+    with exact_matmul(x.device):
         # A feature of zeros is at 90 degrees to all classes: its loss is log C, and it gets no gradient and gives none
         alive = x_norm!=0
         xa,ya = x.to(dtype)[alive],_local(label[alive], first, len(w))

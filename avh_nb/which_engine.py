@@ -60,8 +60,8 @@ def device_name(device: str='cpu')->str:
     except (OSError, StopIteration): name = platform.processor() or platform.machine()
     return f'{name}, {torch.get_num_threads()} threads'
 
-# %% ../nbs/02c_which_engine.ipynb #ef108e65
-LOSSES = {'numba': ('avh_nb.numba_loss', 'NumbaLoss'), 'triton': ('avh_nb.triton_engine', 'TritonLoss'), 'triton-fast': ('avh_nb.triton_engine', 'FastTritonLoss')}
+# %% ../nbs/02c_which_engine.ipynb #313cc810
+LOSSES = {'numba': ('avh_nb.numba_loss', 'NumbaLoss'), 'triton': ('avh_nb.triton_loss', 'TritonLoss'), 'triton-fast': ('avh_nb.triton_loss', 'FastTritonLoss')}
 
 def loss_engine(
     name: str, # As `which_engine` says

@@ -1,11 +1,22 @@
 "What all tests share: one thread each, since they run side by side, no screen, and a count at the end."
-import os
-import matplotlib, torch
+import importlib.util, os
+from contextlib import contextmanager
+import matplotlib, pytest, torch
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['MPLBACKEND'] = 'agg'
 matplotlib.use('agg')
 torch.set_num_threads(1)
+
+@contextmanager
+def interpreter():
+    "Where there is no GPU, ask for Triton's interpreter; other tests run in this process, and are not to see it"
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available(): patch.setenv('TRITON_INTERPRET', '1')
+        yield
+
+if importlib.util.find_spec('triton'):
+    with interpreter(): import triton # noqa: F401, now, before others import it without an interpreter
 
 def pytest_terminal_summary(terminalreporter):
     passed = terminalreporter.stats.get('passed', [])

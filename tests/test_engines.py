@@ -82,6 +82,14 @@ def test_class_vectors_out_of_range_are_like_torch(what):
         return
     for (name,a),(_,b) in zip(av.score(x, w, y, bias=bias, engine='numba'), av.score(x, w, y, bias=bias, engine='torch')): assert torch.equal(a, b), name
 
+@pytest.mark.parametrize('engine', ['numba', 'torch'])
+def test_equal_class_vectors_are_predicted_like_one(engine):
+    "Of two logits that are equal but for rounding neither is ahead of the prediction"
+    x,w,_ = drawn(0, 400, 30, 40)
+    s = av.score(x, torch.cat([w, w, w]), engine=engine)
+    assert (s.margin>=0).all() and torch.equal(s.pred%40, (x@w.T).argmax(1))
+    torch.testing.assert_close(s.margin, torch.zeros(400), atol=3e-6, rtol=0)
+
 @pytest.mark.parametrize('labelled', [True, False])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_blocks_of_any_size_give_the_same(monkeypatch, labelled, dtype):
