@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['float32', 'int32', 'ZERO', 'ONE', 'PI', 'P', 'QUICK', 'SAMPLES', 'TILE', 'INVERSE', 'HELD', 'OWN', 'STEEP', 'EXTREME',
            'PART', 'PART2', 'PART3', 'LARGEST', 'WHICH', 'FIRST', 'SECOND', 'NEAR', 'NONE', 'OUTSIDE', 'LOW', 'HIGH',
-           'DELTA', 'TOLERANCE', 'SHARED', 'FEW', 'GROUP', 'BLOCK', 'WIDTH', 'arccos', 'exp', 'norms', 'pair_angles',
+           'DELTA', 'TOLERANCE', 'SHARED', 'GROUP', 'BLOCK', 'WIDTH', 'FEW', 'arccos', 'exp', 'norms', 'pair_angles',
            'angle_sums', 'tally', 'product', 'n_threads', 'each', 'NumbaEngine']
 
 # %% ../nbs/02a_numba_engine.ipynb #91dd6976
@@ -244,9 +244,9 @@ def each(f, items):
     if n==1 or len(items)==1: return [f(i) for i in items]
     return list(_pool(n, os.getpid()).map(f, items))
 
-# %% ../nbs/02a_numba_engine.ipynb #08cec930
-FEW = 16
-GROUP,BLOCK,WIDTH = 2**19,2**19,2048 # numbers kept of a thread's samples; numbers in a block; classes in a block
+# %% ../nbs/02a_numba_engine.ipynb #8988a4b6
+GROUP,BLOCK,WIDTH = 2**16,2**19,2048 # samples of a thread at a time; numbers in a block; classes in a block
+FEW = 16 # classes
 
 class NumbaEngine:
     "Sums over classes for float32 features on a processor"
@@ -259,24 +259,25 @@ class NumbaEngine:
         self.norm = np.concatenate(each(lambda part: norms(part.float().contiguous().numpy()), self.w.split(WIDTH)))
         self.bias = np.zeros(len(w), np.float32) if bias is None else bias.numpy()
         self.usable = bool(((self.norm>1e-15) & (self.norm<1e15)).all() and np.isfinite(self.bias).all())
+        self.multiply = product()
 
-    def map(self, f, n, kept=8):
-        "Call `f` on slices of `n` samples, side by side; `kept` says how many numbers it keeps of a sample"
+    def map(self, f, n):
+        "Call `f` on slices of `n` samples, side by side"
         threads = n_threads(n*len(self.w))
-        n_groups = -(-n//(GROUP//kept*threads))*threads
+        n_groups = -(-n//(GROUP*threads))*threads
         size = -(-n//n_groups) if n else 1
         each(f, [slice(i, min(i+size, n)) for i in range(0, n, size)])
 
     def _blocks(self, x, y):
         "For each part of the classes the first of them, and its blocks one at a time: where it starts; products, features, class vectors, norms of these; columns of the labels"
         height = BLOCK//min(len(self.w), WIDTH)//64*64
-        few = len(self.w)<=FEW # then the kernel makes the products itself, for a piece of the samples at a time
-        if few: height = len(x) if x.dtype==torch.float32 else height
+        few = len(self.w)<=FEW
+        if few and x.dtype==torch.float32 and x.is_contiguous(): height = max(1, len(x)) # nothing is copied
         buffer = torch.empty(len(self.w)*SAMPLES if few else height*min(WIDTH, len(self.w)))
         def blocks(first, w, w_norm):
             for start in range(0, len(x), height):
                 xb = x[start:start+height].float().contiguous()
-                dot = buffer.view(len(w), SAMPLES) if few else product()(w, xb, buffer[:len(w)*len(xb)].view(len(w), len(xb)))
+                dot = buffer.view(len(w), SAMPLES) if few else self.multiply(w, xb, buffer[:len(w)*len(xb)].view(len(w), len(xb)))
                 yield start,(few, dot.numpy(), xb.numpy(), w.numpy(), w_norm),y[start:start+height]-first
         for first in range(0, len(self.w), WIDTH):
             part = slice(first, first+WIDTH)

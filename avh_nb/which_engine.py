@@ -10,7 +10,7 @@ import functools, importlib, os, platform
 import torch
 from .engine import TorchEngine
 
-# %% ../nbs/02c_which_engine.ipynb #c275b55b
+# %% ../nbs/02c_which_engine.ipynb #58c96fa9
 ENGINES = {'numba': ('avh_nb.numba_engine', 'NumbaEngine'), 'triton': ('avh_nb.triton_engine', 'TritonEngine'), 'triton-fast': ('avh_nb.triton_engine', 'FastTritonEngine')}
 WORTHWHILE = 2**24 # multiplications, N x C x D
 
@@ -23,6 +23,18 @@ def _loaded(name):
     except Exception as e: return f'does not load here ({type(e).__name__}: {e})' # a compiler's cache without a folder to write to, say
 
 def _interpreted(): return os.environ.get('TRITON_INTERPRET')=='1' # Triton's kernels then run as Python, on any device
+
+def _interpreted(): return os.environ.get('TRITON_INTERPRET')=='1' # Triton's kernels then run as Python, on any device
+
+@functools.cache
+def _tried(name, device):
+    "What is wrong with an engine's answer to a small question, if anything is"
+    g = torch.Generator().manual_seed(0)
+    x,w,y = torch.randn(40, 50, generator=g).to(device),torch.randn(70, 50, generator=g).to(device),torch.randint(70, (40,), generator=g).to(device)
+    try: (a,total,_),(b,reference,_) = (kind(w).angle_sums(x, y) for kind in (_loaded(name), TorchEngine))
+    except Exception as e: return f'does not run here ({type(e).__name__}: {e})'
+    error = max((a-b).abs().max().item(), (total/reference-1).abs().max().item())
+    return '' if error<(1e-2 if name=='triton-fast' else 2e-6) else f'is wrong by {error:.0e} here'
 
 def why_not(
     name: str, # 'torch', 'numba', 'triton' or 'triton-fast'

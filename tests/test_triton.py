@@ -664,3 +664,14 @@ def test_compiles(tmp_path):
     usage = [line.rsplit('|', 1)[1].split() for line in done.stdout.splitlines()]
     assert len(usage)>=10
     for registers,stack,shared in usage: assert int(registers)<=255 and int(stack)<=128 and int(shared)<=99*1024
+
+def test_an_engine_on_a_gpu_is_tried_before_it_is_taken(monkeypatch):
+    import avh_nb.which_engine as which
+    real = engine.TritonEngine.angle_sums
+    def wrong(*args): a,total,doubtful = real(*args); return a,1.001*total,doubtful
+    def failing(*args): raise RuntimeError('out of registers')
+    for f,says in ((real, ''), (wrong, 'is wrong by 1e-03 here'), (failing, 'does not run here (RuntimeError: out of registers)')):
+        which._tried.cache_clear()
+        monkeypatch.setattr(engine.TritonEngine, 'angle_sums', f)
+        assert which._tried('triton', DEVICE)==says
+    which._tried.cache_clear()
