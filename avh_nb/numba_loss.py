@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FLOOR', 'NumbaLoss']
 
-# %% ../nbs/08a_numba_loss.ipynb #869d5565
+# %% ../nbs/08a_numba_loss.ipynb #f2265c23
 import math
 import numba, numpy as np, torch
-from .numba_engine import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, each, exp, float32, n_threads, product
+from .numba_engine import each, n_threads, product
+from .numba_kernels import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, exp, float32
 
 # %% ../nbs/08a_numba_loss.ipynb #fe061bba
 FLOOR = float32(8*2.**-23) # of a squared sine that comes from a rounded cosine
