@@ -11,8 +11,8 @@ from .angles import arccos_, unit_rows
 from .core import check_class_norms, exact_matmul
 from .tally import Tally
 
-# %% ../nbs/02_engine.ipynb #2253a8ff
-BLOCK = 2**24 # bytes of the buffers: 16 MB stays in the last cache of most processors, and makes few calls of the work
+# %% ../nbs/02_engine.ipynb #4e34befe
+BLOCK = 2**23 # bytes of the buffers: 8 MB stays in the last cache of most processors, and makes few calls of the work
 
 def compute_dtype(x, w):
     "The dtype of computation and of scores: float32, or float64 where the input is"
@@ -78,7 +78,7 @@ def angle_blocks(
         xb,norm,x_norm = _block_norms(xb)
         yield rows,x_norm,class_blocks(rows, xb, 1/norm)
 
-# %% ../nbs/02_engine.ipynb #624a3c4e
+# %% ../nbs/02_engine.ipynb #fb5a9909
 def _column(y, classes):
     "Which labels lie in this block of classes, and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
     here = (y>=classes.start) & (y<classes.stop)
@@ -106,8 +106,8 @@ class TorchEngine:
         scale: float=None, # s of logits s(π − A)
     ): self.w,self.bias,self.scale = w,bias,scale
 
-    def map(self, f, n):
-        "Call `f` on slices of `n` samples"
+    def map(self, f, n, kept=32):
+        "Call `f`, which keeps so many numbers of a sample, on slices of `n` samples"
         for rows in slices(n, max(256, 2**22//self.w.shape[1])) or [slice(0, 0)]: f(rows)
 
     def angle_sums(self,

@@ -55,8 +55,8 @@ def each(f, items):
     if n==1 or len(items)==1: return [f(i) for i in items]
     return list(_pool(n, os.getpid()).map(f, items))
 
-# %% ../nbs/02b_numba_engine.ipynb #8988a4b6
-GROUP,BLOCK,WIDTH = 2**16,2**19,2048 # samples of a thread at a time; numbers in a block; classes in a block
+# %% ../nbs/02b_numba_engine.ipynb #bf6ee12b
+GROUP,BLOCK,WIDTH = 2**19,2**19,2048 # numbers kept of a thread's samples; numbers in a block; classes in a block
 FEW = 16 # classes
 
 class NumbaEngine:
@@ -72,10 +72,10 @@ class NumbaEngine:
         self.usable = bool(((self.norm>1e-15) & (self.norm<1e15)).all() and np.isfinite(self.bias).all())
         self.multiply = product()
 
-    def map(self, f, n):
-        "Call `f` on slices of `n` samples, side by side"
+    def map(self, f, n, kept=32):
+        "Call `f`, which keeps so many numbers of a sample, on slices of `n` samples, side by side"
         threads = n_threads(n*len(self.w))
-        n_groups = -(-n//(GROUP*threads))*threads
+        n_groups = -(-n//(GROUP//kept*threads))*threads
         size = -(-n//n_groups) if n else 1
         each(f, [slice(i, min(i+size, n)) for i in range(0, n, size)])
 

@@ -13,7 +13,7 @@ from .engine import angle_blocks, compute_dtype
 from .tally import scores_of, share
 from .which_engine import over_samples
 
-# %% ../nbs/03_scores.ipynb #b1a2543b
+# %% ../nbs/03_scores.ipynb #8b238a20
 @takes_arrays
 @torch.no_grad()
 def avh(
@@ -33,7 +33,7 @@ def avh(
         angle,total,doubtful = e.angle_sums(x[rows], y[rows])
         res[rows] = share(angle, total.add_(angle), len(w)).to(res.dtype)
         return doubtful
-    over_samples(f, x, w, engine=engine)
+    over_samples(f, x, w, engine=engine, kept=8)
     report_invalid(res.isnan(), on_invalid)
     return res
 

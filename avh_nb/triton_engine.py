@@ -154,7 +154,7 @@ def others(
                 ROWS=rows, CLASSES=classes, DIMS=dims, num_warps=warps, num_stages=stages, enable_fp_fusion=True)
     return {'held': held} | {name: t for name,t in res.items() if t is not None}
 
-# %% ../nbs/02c_triton_engine.ipynb #eb898987
+# %% ../nbs/02c_triton_engine.ipynb #d7ea158c
 PAIRS = 2**22 # numbers that are held in float64 at a time
 
 def _norms(x): return torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
@@ -177,8 +177,8 @@ class TritonEngine:
         self.norm = _norms(self.w)
         self.usable = bool(_ordinary(self.norm).all() and (bias is None or bias.isfinite().all()))
 
-    def map(self, f, n):
-        "Call `f` on slices of `n` samples"
+    def map(self, f, n, kept=32):
+        "Call `f`, which keeps so many numbers of a sample, on slices of `n` samples"
         size = max(1, min(2**18, 2**26//self.w.shape[1]))
         for i in range(0, max(1, n), size): f(slice(i, min(i+size, n)))
 

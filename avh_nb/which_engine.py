@@ -85,7 +85,7 @@ def loss_engine(
     module,kind = LOSSES[name]
     return getattr(importlib.import_module(module), kind)(x, w)
 
-# %% ../nbs/02d_which_engine.ipynb #3e4aeaaa
+# %% ../nbs/02d_which_engine.ipynb #46dcfc35
 def over_samples(
     f, # Called with an engine and rows (a slice, or indices); returns who is doubtful
     x: torch.Tensor, # Features (N, D)
@@ -93,6 +93,7 @@ def over_samples(
     bias: torch.Tensor=None, # (C,)
     scale: float=None, # s of logits s(π − A)
     engine: str=None, # As in `which_engine`
+    kept: int=32, # Numbers that `f` keeps of a sample
 ):
     "Call `f` for all samples, and for the doubtful ones again with the reference"
     name,reference = which_engine(engine, x, w),TorchEngine(w, bias, scale)
@@ -100,6 +101,6 @@ def over_samples(
     if not chosen.usable: chosen = reference
     doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     def work(rows): doubtful[rows] = f(chosen, rows)
-    chosen.map(work, len(x))
+    chosen.map(work, len(x), kept)
     again = doubtful.nonzero()[:, 0]
-    if len(again): reference.map(lambda rows: f(reference, again[rows]), len(again))
+    if len(again): reference.map(lambda rows: f(reference, again[rows]), len(again), kept)

@@ -98,7 +98,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, labelled, dtype):
     y = y if labelled else None
     whole = av.score(x, w, y, engine='numba')
     check(whole, av.score(x.double(), w.double(), whole.pred if y is None else y))
-    for name,value in dict(WIDTH=20, BLOCK=64*20, GROUP=100).items(): monkeypatch.setattr(numba_engine, name, value)
+    for name,value in dict(WIDTH=20, BLOCK=64*20, GROUP=32*100).items(): monkeypatch.setattr(numba_engine, name, value)
     check(av.score(x, w, y, engine='numba'), av.Scores(**{k: v.double() for k,v in whole}))
     if labelled: torch.testing.assert_close(av.avh(x, w, y, engine='numba'), whole.avh, rtol=1e-6, atol=1e-9)
 
