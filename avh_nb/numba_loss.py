@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FLOOR', 'NumbaLoss']
 
-# %% ../nbs/08a_numba_loss.ipynb #f2265c23
+# %% ../nbs/08a_numba_loss.ipynb #f0c65f95
 import math
 import numba, numpy as np, torch
-from .numba_engine import each, n_threads, product
+from .numba_engine import PAIR, each, n_threads, product
 from .numba_kernels import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, exp, float32
 
-# %% ../nbs/08a_numba_loss.ipynb #fe061bba
+# %% ../nbs/08a_numba_loss.ipynb #4010e6f7
 FLOOR = float32(8*2.**-23) # of a squared sine that comes from a rounded cosine
 
 @numba.njit(**QUICK)
@@ -78,8 +78,8 @@ def _settle(k, y, own, others, share, scale, offset, of):
 
 class NumbaLoss:
     "What the fused loss asks of an engine"
-    def __init__(self, x, w): self.n_parts = n_threads(len(x)*len(w))
-    def each(self, f, items): return [f(i) for i in items] if self.n_parts==1 else each(f, items)
+    def __init__(self, x, w): self.n_parts = n_threads(2*PAIR*len(x)*len(w)) # an exponential and a division more than a score
+    def each(self, f, items): return each(f, items, self.n_parts)
     def multiply(self, w, x, out):
         "w xᵀ into `out`"
         made = product()(w, x, out)

@@ -65,7 +65,7 @@ def _add(a, b):
     res.held,res.angle,res.logit = chosen
     return res
 
-# %% ../nbs/01a_tally.ipynb #2952b32e
+# %% ../nbs/01a_tally.ipynb #f2efc6e2
 def share(part, total, n_classes):
     "part/total, and 1/C where both are 0: all angles are equal there, and equal angles always have equal shares"
     return torch.where(total==0, 1/n_classes, part/total)
@@ -76,8 +76,8 @@ def scores_of(
 )->dict: # Name of a score to (N,) float64; `pred` int64. All of `Scores` but the norm
     "All scores that a tally can tell"
     alone = t.largest_class<0
-    d = (t.logit-t.largest).clamp(-1e4, 1e4) # infinite where there is no other class, and exp(-1e4) is 0
-    top,q = d>=0,(-d.abs()).exp()
+    d = t.logit-t.largest # infinite where there is no other class
+    top,q,bounded = d>=0,(-d.abs()).exp(),d.clamp(-1e4, 1e4) # exp(-1e4) is 0, and times infinity it would be no number
     first = torch.where(top, q, 1) # of the other classes: e^(z-m), where m is the larger of the label's logit and theirs
     first = torch.where(alone, 0, first)
     rest = first*t.rest
@@ -85,7 +85,7 @@ def scores_of(
     z = 1+small
     others = first+rest # their part of it
     log = small.log1p()
-    weighted = first*(t.weighted-torch.where(top, d, 0)*(1+t.rest))+torch.where(top, 0, q*d)
+    weighted = first*(t.weighted-torch.where(top, bounded, 0)*(1+t.rest))+torch.where(top, 0, q*bounded)
     total = t.total+t.angle
     p = torch.where(top, 1, q)/z
     return dict(

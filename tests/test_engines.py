@@ -83,6 +83,18 @@ def test_class_vectors_out_of_range_are_like_torch(what):
     for (name,a),(_,b) in zip(av.score(x, w, y, bias=bias, engine='numba'), av.score(x, w, y, bias=bias, engine='torch')): assert torch.equal(a, b), name
 
 @pytest.mark.parametrize('engine', ['numba', 'torch'])
+def test_logits_may_be_of_any_size(engine):
+    x,w,y = drawn(0, 200, 30, 40)
+    s = av.score(1e6*x, w, y, engine=engine)
+    want = torch.nn.functional.cross_entropy(1e6*x.double()@w.double().T, y, reduction='none')
+    assert want.max()>1e7
+    torch.testing.assert_close(s.loss.double(), want, rtol=1e-5, atol=1e-5)
+    masked = av.score(x, w, y, bias=torch.full((40,), -torch.inf).index_fill(0, y.unique(), 0), engine=engine)
+    assert masked.loss.isfinite().all() and masked.entropy.isfinite().all()
+    one = av.score(x, w, y, bias=torch.full((40,), -torch.inf).index_fill(0, torch.tensor([3]), 0), engine=engine)
+    assert (one.pred==3).all() and torch.equal(one.loss==0, y==3) and (one.loss[y!=3]==torch.inf).all()
+
+@pytest.mark.parametrize('engine', ['numba', 'torch'])
 def test_equal_class_vectors_are_predicted_like_one(engine):
     "Of two logits that are equal but for rounding neither is ahead of the prediction"
     x,w,_ = drawn(0, 400, 30, 40)
