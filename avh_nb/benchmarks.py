@@ -74,6 +74,12 @@ def made_input(n, d, c, seed=0, near=0., length=1., device='cpu'):
     for rows in torch.arange(n).split(10000) if near else (): x[rows] += near/length*w[y[rows]]
     return x.to(device),w.to(device),y.to(device)
 
+# %% ../nbs/92_benchmarks.ipynb #0dabc97f
+SHAPES = ((50000, 512, 1000), (50000, 1280, 1000), (20000, 64, 1000), (1_000_000, 64, 10), (1500, 768, 85742)) # N, D, C
+LOSS_SHAPES = ((256, 512, 1000), (1024, 512, 1000), (256, 2048, 1000), (1024, 512, 10575))
+CUDA_SHAPES = ((50000, 2048, 1000), (100000, 512, 21841))
+GROWTH = dict(n=[(n, 256, 1000) for n in (500, 2000, 8000, 32000)], d=[(8000, d, 1000) for d in (16, 64, 256, 1024)], c=[(4000, 256, c) for c in (10, 100, 1000, 10000, 100000)])
+
 # %% ../nbs/92_benchmarks.ipynb #8b41b468
 def interleaved(
     functions: dict, # Name to function without arguments
@@ -212,12 +218,7 @@ def tracker_cost(
     epoch = median['train']+median['validate']
     return dict(listen=statistics.median(a-b for a,b in zip(seconds['listen'], seconds['validate']))/epoch, track=median['track']/epoch, validate=median['validate']/epoch)
 
-# %% ../nbs/92_benchmarks.ipynb #1b951fa2
-SHAPES = ((50000, 512, 1000), (50000, 1280, 1000), (20000, 64, 1000), (1_000_000, 64, 10), (1500, 768, 85742)) # N, D, C
-LOSS_SHAPES = ((256, 512, 1000), (1024, 512, 1000), (256, 2048, 1000), (1024, 512, 10575))
-CUDA_SHAPES = ((50000, 2048, 1000), (100000, 512, 21841))
-GROWTH = dict(n=[(n, 256, 1000) for n in (500, 2000, 8000, 32000)], d=[(8000, d, 1000) for d in (16, 64, 256, 1024)], c=[(4000, 256, c) for c in (10, 100, 1000, 10000, 100000)])
-
+# %% ../nbs/92_benchmarks.ipynb #7e778f9f
 def grid(seeds=3, device='cpu'):
     "What is measured: (config, seed)"
     machine = device_name(device)
