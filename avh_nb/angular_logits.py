@@ -122,7 +122,7 @@ class TorchLoss:
             gp.mul_(f[:, None])
             gp.addcmul_(up, ((gp*up).sum(1)/n/n)[:, None], value=-1)
 
-# %% ../nbs/09_angular_logits.ipynb #10a27c12
+# %% ../nbs/09_angular_logits.ipynb #97985a25
 ROWS = 1024 # of a block of logits: few blocks, so that the products are large
 BLOCK = 2**22 # and no more than this many numbers, however many classes: 16 MB in float32
 SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
@@ -163,11 +163,12 @@ def loss_and_gradients(
             sums = engine.each(weigh, parts)
         else: sums = engine.each(lambda p: (multiply(p), weigh(p))[1], parts)
         loss,of[rows] = engine.settle(k, yb, own[:, rows], sum_up(sum(sums)), share[rows], scale, offset)
-        def for_w(p):
-            scaled = xb*(of[rows]/xb_norm)[:, None]
-            torch.mm(k[p], scaled, out=gw[p]) if rows.start==0 else gw[p].addmm_(k[p], scaled)
-        def for_x(q): torch.mm(k[:, q].T, w, out=gx[rows][q])
-        if gradients: engine.each(lambda f: f(), [partial(for_w, p) for p in parts]+[partial(for_x, q) for q in _cut(b, engine.n_parts)])
+        if gradients:
+            # The gradient in x is not there yet, and its place is free for the features that the one in w needs
+            def scaled(q): torch.mul(xb[q], (of[rows][q]/xb_norm[q])[:, None], out=gx[rows][q])
+            def for_w(p): torch.mm(k[p], gx[rows], out=gw[p]) if rows.start==0 else gw[p].addmm_(k[p], gx[rows])
+            def for_x(q): torch.mm(k[:, q].T, w, out=gx[rows][q])
+            for f,items in ((scaled, _cut(b, engine.n_parts)), (for_w, parts), (for_x, _cut(b, engine.n_parts))): engine.each(f, items)
         return loss
 
     total = sum((block(slice(i, min(i+n_rows, n))) for i in range(0, n, n_rows)), x.new_zeros(()))
