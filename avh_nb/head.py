@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .core import check_on_invalid, report_invalid
 from .scores import Scores, score
 
-# %% ../nbs/04_head.ipynb #f54e42c0
+# %% ../nbs/04_head.ipynb #b193becf
 def unpack_batch(
     batch, # (x, y), x, a mapping of arguments, or a function that runs a model
     device='cpu',
@@ -58,7 +58,7 @@ def head_scores(
     x: torch.Tensor, # Features (N, D) that enter it
     y: torch.Tensor=None, # Labels (N,)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
-    engine: str=None, # As in `score`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->Scores:
     "`score` with the class vectors, and the bias or the scale, of a head"
     return score(x, layer.weight.detach(), y, None if layer.bias is None else layer.bias.detach(), on_invalid, getattr(layer, 'angular_scale', None), engine)
@@ -87,14 +87,14 @@ def find_head(
         "What works: a classifier that ends in one nn.Linear on one feature vector a sample; `head=` with the name of such a layer; "
         "or avh_nb.score(features, class_vectors, labels) with features of your own")
 
-# %% ../nbs/04_head.ipynb #7683d139
+# %% ../nbs/04_head.ipynb #f3c530d1
 @torch.no_grad()
 def score_batches(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
     loader, # Gives batches: (x, y), x, or dictionaries
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
-    engine: str=None, # As in `score`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 ):
     "Yield the `Scores` of each batch, on the model's device; errors name the batch"
     check_on_invalid(on_invalid)
@@ -125,7 +125,7 @@ def score_model(
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     progress: bool=True, # Show a progress bar?
-    engine: str=None, # As in `score`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->Scores: # One row a sample in the order of the loader, on the CPU
     "Every score of every sample of a loader; the model is run in evaluation mode and left in the mode it was in"
     parts = []

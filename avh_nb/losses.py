@@ -124,7 +124,7 @@ class AngularLinear(_Scaled):
         if x.shape[-1]!=self.in_features: raise ValueError(f"x: expected {self.in_features} columns, as the layer has, got shape {tuple(x.shape)}")
         return angular_logits(x.reshape(-1, self.in_features), self.weight, self.scale).view(*x.shape[:-1], self.out_features)
 
-# %% ../nbs/21_losses.ipynb #74ed75fd
+# %% ../nbs/21_losses.ipynb #43e87526
 class AVHLoss(_Scaled):
     "The AVH loss with its class vectors: call it with features and labels"
     def __init__(self,
@@ -137,7 +137,7 @@ class AVHLoss(_Scaled):
         ignore_index: int=-100, # Samples with this label do not count
         reduction: str='mean', # 'mean', 'sum' or 'none'
         label_smoothing: float=0.,
-        engine: str=None, # As in `avh_loss`
+        engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
     ):
         if w is None and not (in_features and out_features): raise ValueError("in_features, out_features: expected both, or w")
         super().__init__(out_features if w is None else len(w), scale, learn_scale)

@@ -42,7 +42,7 @@ def _norms_checked(w, dtype):
     check_class_norms(norm)
     return norm
 
-# %% ../nbs/26_sharded.ipynb #e61ce5af
+# %% ../nbs/26_sharded.ipynb #d816a282
 CLASSES = 'held','largest_class' # fields of a tally that name a class
 
 def _sum_over_ranks(t, first, group):
@@ -74,7 +74,7 @@ def sharded_score(
     bias: torch.Tensor=None, # Bias of the classes of this rank (C_r,)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
     scale: float=None, # s of a head whose logits are s(π − A); None: logits are x·w + bias
-    engine: str=None, # As in `score`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
     group=None, # Of processes; None: all
 )->Scores: # The same on every rank
     "`score` with the class vectors cut over the ranks of `torch.distributed`; raises `ValueError` on all ranks where one was given what makes no sense"
@@ -95,7 +95,7 @@ def sharded_score(
     report_invalid(invalid, on_invalid)
     return Scores(**res)
 
-# %% ../nbs/26_sharded.ipynb #5c7448ad
+# %% ../nbs/26_sharded.ipynb #59bd2931
 class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, y, share, scale, norms, engine, group):
@@ -118,7 +118,7 @@ def sharded_avh_loss(
     scale: float=None, # s > 0; None: the one at which 0.99 can be attained
     ignore_index: int=-100, # Samples with this label do not count
     reduction: str='mean', # 'mean' or 'sum'
-    engine: str=None, # As in `avh_loss`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
     group=None, # Of processes; None: all
 )->torch.Tensor: # A single number, the same on every rank
     "`avh_loss` with the class vectors cut over the ranks of `torch.distributed`: each rank gets the gradient of its own class vectors, and all get the whole gradient in x"

@@ -10,7 +10,7 @@ import functools, importlib, os, platform
 import torch
 from .engine import TorchEngine
 
-# %% ../nbs/02d_which_engine.ipynb #58c96fa9
+# %% ../nbs/02d_which_engine.ipynb #60c3b05b
 ENGINES = {'numba': ('avh_nb.numba_engine', 'NumbaEngine'), 'triton': ('avh_nb.triton_engine', 'TritonEngine'), 'triton-fast': ('avh_nb.triton_engine', 'FastTritonEngine')}
 WORTHWHILE = 2**24 # multiplications, N x C x D
 
@@ -50,7 +50,7 @@ def why_not(
     return found if isinstance(found, str) else ''
 
 def which_engine(
-    name: str, # As in `why_not`; None: the fastest
+    name: str, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
     x: torch.Tensor, # Features (N, D)
     w: torch.Tensor, # Class vectors (C, D)
 )->str: # Its name
@@ -72,11 +72,11 @@ def device_name(device: str='cpu')->str:
     except (OSError, StopIteration): name = platform.processor() or platform.machine()
     return f'{name}, {torch.get_num_threads()} threads'
 
-# %% ../nbs/02d_which_engine.ipynb #313cc810
+# %% ../nbs/02d_which_engine.ipynb #1b607b58
 LOSSES = {'numba': ('avh_nb.numba_loss', 'NumbaLoss'), 'triton': ('avh_nb.triton_loss', 'TritonLoss'), 'triton-fast': ('avh_nb.triton_loss', 'FastTritonLoss')}
 
 def loss_engine(
-    name: str, # As `which_engine` says
+    name: str, # 'torch', 'numba', 'triton' or 'triton-fast'
     x: torch.Tensor, # Features (N, D)
     w: torch.Tensor, # Class vectors (C, D)
 ): # None for 'torch'
@@ -85,14 +85,14 @@ def loss_engine(
     module,kind = LOSSES[name]
     return getattr(importlib.import_module(module), kind)(x, w)
 
-# %% ../nbs/02d_which_engine.ipynb #46dcfc35
+# %% ../nbs/02d_which_engine.ipynb #cdddf603
 def over_samples(
     f, # Called with an engine and rows (a slice, or indices); returns who is doubtful
     x: torch.Tensor, # Features (N, D)
     w: torch.Tensor, # Class vectors (C, D)
     bias: torch.Tensor=None, # (C,)
     scale: float=None, # s of logits s(π − A)
-    engine: str=None, # As in `which_engine`
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
     kept: int=32, # Numbers that `f` keeps of a sample
 ):
     "Call `f` for all samples, and for the doubtful ones again with the reference"
