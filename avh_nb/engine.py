@@ -78,7 +78,7 @@ def angle_blocks(
         xb,norm,x_norm = _block_norms(xb)
         yield rows,x_norm,class_blocks(rows, xb, 1/norm)
 
-# %% ../nbs/02_engine.ipynb #fb5a9909
+# %% ../nbs/02_engine.ipynb #ca96b450
 def _column(y, classes):
     "Which labels lie in this block of classes, and the column of each there, (N, 1) as `gather` wants it (0 for those that do not)"
     here = (y>=classes.start) & (y<classes.stop)
@@ -137,5 +137,5 @@ class TorchEngine:
                 part = _block_tally(a, z, here, column, classes.start)
                 whole = part if whole is None else whole+part
             parts.append(whole); norms.append(x_norm)
-        empty = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        return Tally.cat(parts, x),torch.cat(norms) if norms else x.new_zeros(0),empty
+        doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        return Tally.cat(parts, x),torch.cat(norms) if norms else x.new_zeros(0),doubtful

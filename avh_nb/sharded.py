@@ -42,7 +42,7 @@ def _norms_checked(w, dtype):
     check_class_norms(norm)
     return norm
 
-# %% ../nbs/26_sharded.ipynb #d816a282
+# %% ../nbs/26_sharded.ipynb #5073c11b
 CLASSES = 'held','largest_class' # fields of a tally that name a class
 
 def _sum_over_ranks(t, first, group):
@@ -82,7 +82,10 @@ def sharded_score(
     dtype = compute_dtype(x, w)
     def check():
         check_features(x, w); check_on_invalid(on_invalid); _norms_checked(w, dtype)
+        which_engine(engine, x, w)
         if bias is not None and bias.shape!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one a class of this rank, got {tuple(bias.shape)}")
+        if bias is not None and bias.isnan().any(): raise ValueError(f"bias: expected numbers, got NaN at index {bias.isnan().nonzero()[0].item()} of this rank")
+        if scale is not None and not (0<scale<float('inf') and bias is None): raise ValueError(f"scale: expected above 0 and finite, and no bias beside it, got {scale}")
         return None if y is None else check_labels(y, len(x), n_classes).to(x.device)
     y = _agree(check, x.device, group)
     bias = None if bias is None else bias.to(x.device, dtype)
@@ -95,7 +98,7 @@ def sharded_score(
     report_invalid(invalid, on_invalid)
     return Scores(**res)
 
-# %% ../nbs/26_sharded.ipynb #59bd2931
+# %% ../nbs/26_sharded.ipynb #493fab64
 class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, y, share, scale, norms, engine, group):
@@ -126,7 +129,7 @@ def sharded_avh_loss(
     scale = default_scale(n_classes) if scale is None else scale
     dtype = compute_dtype(x, w)
     def check():
-        check_features(x, w); _check_scale(scale)
+        check_features(x, w); _check_scale(scale); which_engine(engine, x, w)
         if reduction not in ('mean', 'sum'): raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
         norm = _norms_checked(w, dtype)
         return norm,check_labels(torch.where(y!=ignore_index, y, 0), len(x), n_classes),torch.linalg.vector_norm(x.detach().to(dtype), dim=1)

@@ -10,7 +10,7 @@ import functools, importlib, os, platform
 import torch
 from .engine import TorchEngine
 
-# %% ../nbs/02d_which_engine.ipynb #60c3b05b
+# %% ../nbs/02d_which_engine.ipynb #be42c7f7
 ENGINES = {'numba': ('avh_nb.numba_engine', 'NumbaEngine'), 'triton': ('avh_nb.triton_engine', 'TritonEngine'), 'triton-fast': ('avh_nb.triton_engine', 'FastTritonEngine')}
 WORTHWHILE = 2**24 # multiplications, N x C x D
 
@@ -24,14 +24,14 @@ def _loaded(name):
 
 def _interpreted(): return os.environ.get('TRITON_INTERPRET')=='1' # Triton's kernels then run as Python, on any device
 
-def _interpreted(): return os.environ.get('TRITON_INTERPRET')=='1' # Triton's kernels then run as Python, on any device
-
 @functools.cache
 def _tried(name, device):
     "What is wrong with an engine's answer to a small question, if anything is"
     g = torch.Generator().manual_seed(0)
-    x,w,y = torch.randn(40, 50, generator=g).to(device),torch.randn(70, 50, generator=g).to(device),torch.randint(70, (40,), generator=g).to(device)
-    try: (a,total,_),(b,reference,_) = (kind(w).angle_sums(x, y) for kind in (_loaded(name), TorchEngine))
+    question = torch.randn(40, 50, generator=g),torch.randn(70, 50, generator=g),torch.randint(70, (40,), generator=g)
+    try:
+        x,w,y = (t.to(device) for t in question)
+        (a,total,_),(b,reference,_) = (kind(w).angle_sums(x, y) for kind in (_loaded(name), TorchEngine))
     except Exception as e: return f'does not run here ({type(e).__name__}: {e})'
     error = max((a-b).abs().max().item(), (total/reference-1).abs().max().item())
     return '' if error<(1e-2 if name=='triton-fast' else 2e-6) else f'is wrong by {error:.0e} here'
@@ -47,7 +47,8 @@ def why_not(
     if device!=wanted and not (name!='numba' and _interpreted()): return f'takes tensors on {wanted}, got {device}'
     if dtype==torch.float64: return 'computes in float32, and got float64'
     found = _loaded(name)
-    return found if isinstance(found, str) else ''
+    if isinstance(found, str): return found
+    return _tried(name, device) if device=='cuda' else ''
 
 def which_engine(
     name: str, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is

@@ -675,3 +675,7 @@ def test_an_engine_on_a_gpu_is_tried_before_it_is_taken(monkeypatch):
         monkeypatch.setattr(engine.TritonEngine, 'angle_sums', f)
         assert which._tried('triton', DEVICE)==says
     which._tried.cache_clear()
+    asked = []
+    monkeypatch.setattr(which, '_tried', lambda *args: (asked.append(args), 'is wrong here')[1])
+    assert which.why_not('triton', 'cuda')=='is wrong here' and asked==[('triton', 'cuda')]
+    assert which.why_not('numba')=='' and len(asked)==1
