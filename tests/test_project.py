@@ -3,9 +3,9 @@ import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
-from avh_nb.cli import STUDIES
+from avh_nb.tool.rebuild import STUDIES
 from avh_nb.paper.visda import VISDA
-from avh_nb.site import check_site, readme
+from avh_nb.tool.site import check_site, readme
 
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
 IGNORE = shutil.ignore_patterns('.git', '.venv', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints', '*.egg-info', '.hypothesis')
@@ -83,7 +83,7 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    for name,figures in (('31_human', 4), ('32_dynamics', 9), ('33_degradation', 3), ('34_gap', 2), ('35_selftrain', 4), ('36_domaingen', 3), ('37_adversarial', 4)):
+    for name,figures in (('human', 4), ('dynamics', 9), ('degradation', 3), ('gap', 2), ('selftrain', 4), ('domaingen', 3), ('adversarial', 4)):
         page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
         assert page.count('<img')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     (copy/'_docs'/'index.html').write_text('<a href="nowhere.html">x</a>')

@@ -1,6 +1,6 @@
 "The attacks against those of foolbox."
 import foolbox, pytest, torch
-from avh_nb.attack import fgsm, pgd, pgd_path
+from avh_nb.data.attack import fgsm, pgd, pgd_path
 
 @pytest.fixture(scope='module')
 def net():

@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
-from avh_nb.degrade import DEGRADATIONS, LEVELS, degrade, within_image_spearman
+from avh_nb.data.degrade import DEGRADATIONS, LEVELS, degrade, within_image_spearman
 
 @pytest.fixture(scope='module')
 def images():

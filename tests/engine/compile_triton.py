@@ -5,7 +5,7 @@ import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton import knobs
-from avh_nb import triton_engine as engine, triton_loss as loss
+from avh_nb.engine import triton_engine as engine, triton_loss as loss
 
 POINTERS = dict(x=None, w=None, x_norm='*fp32', w_norm='*fp32', bias='*fp32', held='*i64', total='*fp64', doubtful='*u1', largest='*fp32',
     largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', offset='*fp32', parts='*fp32')

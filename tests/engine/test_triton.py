@@ -3,12 +3,12 @@ import importlib.util, os, subprocess, sys
 from pathlib import Path
 import pytest, torch
 import avh_nb as av
-from avh_nb.angles import angle_between
-from avh_nb.angular_logits import TorchLoss
-from avh_nb.engine import TorchEngine
-from avh_nb.losses import avh_loss
-from avh_nb.tally import scores_of
-from avh_nb.which_engine import which_engine
+from avh_nb.angle import angle_between
+from avh_nb.loss.logits import TorchLoss
+from avh_nb.engine.reference import TorchEngine
+from avh_nb.loss.angular import avh_loss
+from avh_nb.engine.tally import scores_of
+from avh_nb.engine.choice import which_engine
 from conftest import interpreter
 pytest.importorskip('triton')
 
@@ -16,7 +16,7 @@ INTERPRETED = not torch.cuda.is_available()
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
 pytestmark = pytest.mark.filterwarnings('ignore::RuntimeWarning') # of NumPy, in which the interpreter computes
 
-with interpreter(): from avh_nb import triton_engine as engine, triton_loss as loss
+with interpreter(): from avh_nb.engine import triton_engine as engine, triton_loss as loss
 
 @pytest.fixture(autouse=True)
 def in_the_interpreter():
@@ -549,7 +549,7 @@ def test_avh_loss(shape, name, monkeypatch):
     x,w,y = data(*shape)
     y[::7] = -100
     for rows in (1024, 16):
-        monkeypatch.setattr('avh_nb.angular_logits.ROWS', rows)
+        monkeypatch.setattr('avh_nb.loss.logits.ROWS', rows)
         for kwargs in (dict(scale=40.), dict(reduction='sum', weight=torch.linspace(.5, 1, shape[1], device=DEVICE))):
             got,expected = gradients(x, w, y, name, **kwargs),gradients(x.double(), w.double(), y, 'torch', **kwargs)
             # of one class the loss is 0, and so is its gradient
@@ -666,7 +666,7 @@ def test_compiles(tmp_path):
     for registers,stack,shared in usage: assert int(registers)<=255 and int(stack)<=128 and int(shared)<=99*1024
 
 def test_an_engine_on_a_gpu_is_tried_before_it_is_taken(monkeypatch):
-    import avh_nb.which_engine as which
+    import avh_nb.engine.choice as which
     real = engine.TritonEngine.angle_sums
     def wrong(*args): a,total,doubtful = real(*args); return a,1.001*total,doubtful
     def failing(*args): raise RuntimeError('out of registers')

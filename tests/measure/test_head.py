@@ -1,7 +1,7 @@
 "Real classifiers of three libraries, with random weights and no network."
 import pytest, torch
 import avh_nb as av
-from avh_nb.head import find_head, unpack_batch, logits_of
+from avh_nb.measure.head import find_head, unpack_batch, logits_of
 
 torch.manual_seed(0)
 X,Y = torch.randn(6, 3, 64, 64),torch.tensor([0, 1, 2, 3, 4, 5])

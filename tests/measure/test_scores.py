@@ -3,8 +3,8 @@ import subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 import avh_nb as av
-from avh_nb.benchmarks import extra_memory, largest_error
-from avh_nb.scores import HARD_IS
+from avh_nb.tool.bench import extra_memory, largest_error
+from avh_nb.measure.scores import HARD_IS
 import reference
 
 def drawn(seed, n=7, d=5, c=4, dtype=torch.float64):
@@ -31,7 +31,7 @@ def test_many_small_blocks_give_what_one_gives(monkeypatch, labelled):
     y = y if labelled else None
     whole = av.score(x, w, y)
     whole_avh = av.avh(x, w, y)
-    import avh_nb.engine as engine
+    import avh_nb.engine.reference as engine
     monkeypatch.setattr(engine, 'block_shape', lambda *args: (7, 11)) # 6 blocks of samples, 5 of classes
     for (name,a),(_,b) in zip(whole, av.score(x, w, y)): torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=name)
     torch.testing.assert_close(whole_avh, av.avh(x, w, y), rtol=1e-10, atol=0)

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from avh_nb.paper import adversarial, degradation, dynamics
 from avh_nb.paper.human import BASE, FAMILY_RUNS, run_name
-from avh_nb.records import read_records
+from avh_nb.report.records import read_records
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 def way(t, time): return (1-np.exp(-t/time))/(1-np.exp(-t[-1]/time))
 

@@ -2,8 +2,8 @@
 import base64, io, json, re, shutil, subprocess
 import numpy as np, pytest
 from PIL import Image
-from avh_nb.data import available
-from avh_nb.explorer import explorer_page, framed, sprite
+from avh_nb.data.images import available
+from avh_nb.report.explorer import explorer_page, framed, sprite
 from avh_nb.paper import gap
 
 BROWSER = next((b for b in ('chromium', 'chromium-browser', 'google-chrome') if shutil.which(b)), None)

@@ -2,12 +2,12 @@
 import json, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from avh_nb.data import available, cifar10, cifar10h
-from avh_nb.human import human_selection_frequency
+from avh_nb.data.images import available, cifar10, cifar10h
+from avh_nb.stats.human import human_selection_frequency
 from avh_nb.paper import human
-from avh_nb.records import as_frame, read_records, run_key
+from avh_nb.report.records import as_frame, read_records, run_key
 
-ROOT,GOLDEN = Path(__file__).parents[1],Path(__file__).parent/'golden'
+ROOT,GOLDEN = Path(__file__).parents[2],Path(__file__).parent/'golden'
 
 @pytest.fixture
 def golden(monkeypatch): monkeypatch.setenv('AVH_RESULTS', str(GOLDEN))

@@ -1,9 +1,9 @@
 "Two processes that share the classes find what one process finds."
 import numpy as np, pytest, torch, torch.distributed as dist, torch.multiprocessing as mp
 import avh_nb as av
-from avh_nb.losses import avh_loss
-from avh_nb.sharded import sharded_avh_loss, sharded_score
-from avh_nb.which_engine import why_not
+from avh_nb.loss.angular import avh_loss
+from avh_nb.scale.ranks import sharded_avh_loss, sharded_score
+from avh_nb.engine.choice import why_not
 
 ENGINES = ['torch']+([] if why_not('numba') else ['numba'])
 

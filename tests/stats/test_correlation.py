@@ -3,9 +3,9 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from avh_nb.human import alignment, human_entropy, human_selection_frequency, noise_ceiling
-from avh_nb.scores import HARD_IS
-from avh_nb.stats import bin_index, bootstrap_spearman, compare_dependent, meng_z, partial_spearman, spearman
+from avh_nb.stats.human import alignment, human_entropy, human_selection_frequency, noise_ceiling
+from avh_nb.measure.scores import HARD_IS
+from avh_nb.stats.correlation import bin_index, bootstrap_spearman, compare_dependent, meng_z, partial_spearman, spearman
 
 values = arrays(float, st.integers(4, 40), elements=st.integers(-5, 5).map(float)) # many ties
 

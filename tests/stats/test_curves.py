@@ -3,7 +3,7 @@ import math
 import numpy as np, pytest
 from hypothesis import assume, given, strategies as st
 from hypothesis.extra.numpy import arrays
-from avh_nb.curves import growth_rate, plateau, recent_share, stalled
+from avh_nb.stats.curves import growth_rate, plateau, recent_share, stalled
 
 curve = arrays(float, st.integers(2, 30), elements=st.floats(-5, 5).map(lambda v: round(v, 3)))
 

@@ -1,15 +1,15 @@
 "A run that is killed and resumed ends where an unbroken one ends."
 import json, os, signal, subprocess, sys, time
 import pytest, torch
-from avh_nb.tracker import Tracker, read_trace
+from avh_nb.watch.tracker import Tracker, read_trace
 from safetensors.torch import load_file
 
 SCRIPT = '''
 import sys, time, torch
-from avh_nb.data import digits
-from avh_nb.learner import Learner, mirror
-from avh_nb.models import small_cnn
-from avh_nb.tracker import Tracker
+from avh_nb.data.images import digits
+from avh_nb.train.learner import Learner, mirror
+from avh_nb.train.models import small_cnn
+from avh_nb.watch.tracker import Tracker
 folder, slow = sys.argv[1], float(sys.argv[2])
 
 class Slow:
@@ -50,9 +50,9 @@ def test_sigkill_and_resume(tmp_path):
 LOOP = '''
 import sys, time, torch
 from pathlib import Path
-from avh_nb.data import digits
-from avh_nb.models import small_cnn
-from avh_nb.tracker import Tracker
+from avh_nb.data.images import digits
+from avh_nb.train.models import small_cnn
+from avh_nb.watch.tracker import Tracker
 torch.set_num_threads(1)
 train, test = digits().split(.8)
 model, tracker = small_cnn(), Tracker([(test.x/255, test.y)], sys.argv[1])
@@ -75,7 +75,7 @@ def test_sigkill_in_mid_epoch_keeps_the_trace_of_the_finished_ones(tmp_path):
 
 STUDY = '''
 import sys, time
-from avh_nb.records import run_study
+from avh_nb.report.records import run_study
 def run(config, seed, device):
     time.sleep(float(sys.argv[2])); return dict(value=seed*10)
 run_study('toy', [(dict(arch='a'), s) for s in range(4)], run, folder=sys.argv[1])

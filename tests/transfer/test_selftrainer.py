@@ -8,13 +8,13 @@ from scipy.optimize import minimize
 from safetensors import safe_open
 from safetensors.torch import load_file
 from avh_nb.paper import selftrain as study
-from avh_nb.records import read_records
-from avh_nb.scores import avc
-from avh_nb.selection import LastRound, SourceValidation, TargetOracle
-from avh_nb.selftrain import METHODS, Audit, class_thresholds, picked_by_one, pseudo_labels, regulariser
-from avh_nb.domains import Domain, batches
-from avh_nb.selftrainer import SelfTrainer, portions
-from avh_nb.models import small_cnn
+from avh_nb.report.records import read_records
+from avh_nb.measure.scores import avc
+from avh_nb.train.checkpoint import LastRound, SourceValidation, TargetOracle
+from avh_nb.transfer.pseudo_labels import METHODS, Audit, class_thresholds, picked_by_one, pseudo_labels, regulariser
+from avh_nb.transfer.leave_one_out import Domain, batches
+from avh_nb.transfer.selftrainer import SelfTrainer, portions
+from avh_nb.train.models import small_cnn
 from test_resume import wait_for
 
 # The slow reference: lists and loops, from the equations
@@ -295,7 +295,7 @@ def test_sigkill_in_round_3_and_resume(tmp_path):
 
 # The study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize('name,expected', [
     ('cbst', ('cbst', None, 'softmax')), ('cbst+avh', ('cbst', 'avc', 'softmax')), ('mrkld+lrent+avh', ('mrkld+lrent', 'avc', 'softmax')),

@@ -2,11 +2,11 @@
 import logging
 from collections import UserDict
 import numpy as np, pytest, torch
-from avh_nb.adapters import lightning_callback, transformers_callback
-from avh_nb.data import digits
-from avh_nb.head import score_model
-from avh_nb.models import small_cnn
-from avh_nb.tracker import Tracker, trace_means
+from avh_nb.watch.callbacks import lightning_callback, transformers_callback
+from avh_nb.data.images import digits
+from avh_nb.measure.head import score_model
+from avh_nb.train.models import small_cnn
+from avh_nb.watch.tracker import Tracker, trace_means
 
 pytestmark = pytest.mark.filterwarnings('ignore') # those libraries warn of many things
 logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
@@ -72,7 +72,7 @@ def test_transformers(data, tmp_path):
 
 def test_neither_library_is_needed_to_import(tmp_path):
     import subprocess, sys
-    code = "import sys; import avh_nb.adapters; print(any(m in sys.modules for m in ('lightning', 'pytorch_lightning', 'transformers')))"
+    code = "import sys; import avh_nb.watch.callbacks; print(any(m in sys.modules for m in ('lightning', 'pytorch_lightning', 'transformers')))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='False'
 
 
