@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SOURCES', 'CIFAR10', 'PACS', 'PACS_DOMAINS', 'Images', 'digits', 'mnist5k', 'read_images', 'Source',
-           'data_root', 'locate', 'available', 'sha256', 'fetch', 'cifar10', 'cifar10h', 'pacs', 'usps']
+           'locate', 'available', 'sha256', 'fetch', 'cifar10', 'cifar10h', 'pacs', 'usps']
 
 # %% ../../nbs/data/images.ipynb #e12d222e
 import hashlib, io, os
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from PIL import Image
+from ..core import data_folder
 
 # %% ../../nbs/data/images.ipynb #78fa327d
 @dataclass
@@ -101,15 +102,11 @@ SOURCES = {
     'visda': [Source(f'visda/{s}/image_list.txt') for s in ('train', 'validation')], # to be unpacked by hand, with its images beside it
 }
 
-def data_root()->Path:
-    "The folder below which data sets lie: `AVH_DATA`, else avh_nb in the user's cache"
-    return Path(os.environ.get('AVH_DATA') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'avh_nb')
-
 def locate(
     file: str, # Below the data root
 )->Path:
     "The path of a data file; `FileNotFoundError` says how to get it"
-    path = data_root()/file
+    path = data_folder()/file
     if not path.exists(): raise FileNotFoundError(f"{path} is not there: set AVH_DATA to a folder that holds {file}, or run `avh_data {file.split('/')[0]}` to download it")
     return path
 
@@ -117,7 +114,7 @@ def available(
     *names: str, # Of `SOURCES`
 )->bool:
     "Are all files of these data sets below the data root?"
-    return all((data_root()/s.file).exists() for name in names for s in SOURCES[name])
+    return all((data_folder()/s.file).exists() for name in names for s in SOURCES[name])
 
 # %% ../../nbs/data/images.ipynb #2e8b526f
 def sha256(path):
@@ -132,7 +129,7 @@ def fetch(
     import huggingface_hub as hub
     paths = []
     for s in SOURCES[name]:
-        path = data_root()/s.file
+        path = data_folder()/s.file
         paths.append(path)
         if path.exists(): continue
         if not (s.repo or s.remote): raise ValueError(f"{name}: cannot be downloaded from here; unpack its archives so that {path} exists")

@@ -8,8 +8,8 @@ __all__ = ['HARD_IS', 'avh', 'avc', 'Scores', 'score']
 # %% ../../nbs/measure/scores.ipynb #5834c209
 import torch
 from dataclasses import dataclass, fields
-from ..core import check_features, check_labels, check_on_invalid, optional, report_invalid, takes_arrays
-from ..engine.reference import angle_blocks, compute_dtype
+from ..core import check_features, check_labels, check_on_invalid, compute_dtype, optional, report_invalid, takes_arrays
+from ..engine.reference import angle_blocks
 from ..engine.tally import scores_of, share
 from ..engine.choice import over_samples
 

@@ -17,7 +17,8 @@ from ..train.learner import Learner
 from ..train.models import FAMILIES
 from .human import BASE, FAMILY_MEAN, FAMILY_NAMES, FAMILY_RUNS, aligned, per_epoch, run_name, train_and_trace
 from ..report.plots import plot_curve
-from ..report.records import markdown_table, read_records, results_folder, work_folder
+from ..core import results_folder, work_folder
+from ..report.records import markdown_table, read_records
 from ..stats.correlation import mean_interval
 from ..watch.tracker import write_parquet
 

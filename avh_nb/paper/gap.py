@@ -8,12 +8,12 @@ __all__ = ['CORNERS', 'corner']
 # %% ../../nbs/paper/gap.ipynb #2cfc3506
 import numpy as np, pandas as pd
 from scipy import stats
-from ..data.images import available, cifar10, cifar10h, data_root
+from ..core import data_folder, results_folder
+from ..data.images import available, cifar10, cifar10h
 from ..report.explorer import explorer_page, framed
 from ..stats.human import human_entropy, human_selection_frequency
 from .human import BASE, FAMILY_RUNS, run_name
 from ..report.plots import figure
-from ..report.records import results_folder
 from ..measure.scores import HARD_IS
 from ..stats.correlation import mean_interval
 
@@ -24,7 +24,7 @@ RUNS = [({'arch': a, **BASE, **c}, seed) for a,c in FAMILY_RUNS.items() for seed
 def missing():
     "What to do about CIFAR-10 and CIFAR-10H if they are not there; an empty text if they are"
     if available('cifar10', 'cifar10h'): return ''
-    return f'This needs CIFAR-10 and CIFAR-10H below `{data_root()}`, where they are not. Set `AVH_DATA` to a folder that holds them, or run `avh_data cifar10 cifar10h`; then run this cell again.'
+    return f'This needs CIFAR-10 and CIFAR-10H below `{data_folder()}`, where they are not. Set `AVH_DATA` to a folder that holds them, or run `avh_data cifar10 cifar10h`; then run this cell again.'
 
 def easier(hardness):
     "Share of the other images that are easier, ties counting half: 0 the easiest, 1 the hardest"

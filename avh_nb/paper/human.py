@@ -14,7 +14,8 @@ from ..data.images import cifar10, cifar10h
 from ..stats.human import Alignment, human_selection_frequency, noise_ceiling
 from ..train.learner import Learner, mirror
 from ..train.models import FAMILIES
-from ..report.records import read_records, results_folder, work_folder
+from ..core import results_folder, work_folder
+from ..report.records import read_records
 from ..measure.scores import HARD_IS, avh, score
 from ..stats.correlation import BIN_EDGES, bin_index, spearman
 from ..watch.tracker import Tracker, read_trace, write_parquet

@@ -17,7 +17,7 @@ from ..data.images import locate
 from ..transfer.leave_one_out import Domain
 from ..train.models import Classifier
 from .selftrain import arguments, summarise
-from ..report.records import work_folder
+from ..core import work_folder
 from ..transfer.selftrainer import SelfTrainer, portions
 
 # %% ../../nbs/paper/visda.ipynb #dc94f340

@@ -9,8 +9,8 @@ __all__ = ['CLASSES', 'sharded_score', 'sharded_avh_loss']
 import torch, torch.distributed as dist
 from dataclasses import fields
 from ..loss.logits import TorchLoss, loss_and_gradients
-from ..core import check_class_norms, check_features, check_labels, check_on_invalid, exact_matmul, report_invalid
-from ..engine.reference import compute_dtype, slices
+from ..core import check_class_norms, check_features, check_labels, check_on_invalid, compute_dtype, exact_matmul, report_invalid
+from ..engine.reference import slices
 from ..loss.angular import _check_scale, default_scale
 from ..measure.scores import Scores
 from ..engine.tally import Tally, scores_of

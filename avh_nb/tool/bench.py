@@ -17,7 +17,8 @@ from ..angle import angle_between
 from ..loss.logits import angular_logits
 from ..loss.angular import avh_loss, neighbour
 from ..measure.scores import avh, score
-from ..engine.choice import ENGINES, device_name, why_not
+from ..core import device_name
+from ..engine.choice import ENGINES, why_not
 
 # %% ../../nbs/tool/bench.ipynb #7ad5da88
 def plain_avh(x, w, y):

@@ -9,7 +9,8 @@ __all__ = ['STUDIES', 'study_module', 'avh_rebuild', 'avh_data']
 import importlib, sys
 from inspect import signature
 from fastcore.script import Param, call_parse, store_true
-from ..data.images import SOURCES, available, data_root, fetch
+from ..core import data_folder
+from ..data.images import SOURCES, available, fetch
 from ..report.records import read_records, run_key, run_study
 
 # %% ../../nbs/tool/rebuild.ipynb #ff71dde0
@@ -43,7 +44,7 @@ def avh_rebuild(
     except ValueError as e: sys.exit(str(e))
     todo = _unrecorded(study, grid)
     missing = [n for n in (module.needs(grid) if hasattr(module, 'needs') else module.NEEDS) if not available(n)]
-    get = f"{' and '.join(missing)} below {data_root()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`"
+    get = f"{' and '.join(missing)} below {data_folder()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`"
     summaries = module.summaries if hasattr(module, 'summaries') else list
     nothing = not (todo or _unrecorded(f'{study}_alignment', summaries()))
     print(f'{study}: {len(grid)-len(todo)} of {len(grid)} runs are recorded' + (f'; to run them anew it needs {get}, and AVH_RESULTS set to another folder' if nothing and missing else ''))
@@ -63,5 +64,5 @@ def avh_data(
         except ValueError as e: sys.exit(str(e))
         except OSError as e: sys.exit(f"{n}: could not be downloaded ({type(e).__name__}: {e})")
     if not names:
-        print(f'below {data_root()}:')
+        print(f'below {data_folder()}:')
         for n in SOURCES: print(f"  {n:9s} {'there' if available(n) else 'missing'}")

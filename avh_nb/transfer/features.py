@@ -12,7 +12,7 @@ from functools import cache
 from safetensors.torch import load_file, save_file
 from ..data.images import pacs
 from ..train.models import efficientnet_lite
-from ..report.records import work_folder
+from ..core import work_folder
 
 # %% ../../nbs/transfer/features.ipynb #3c12be4d
 @torch.no_grad()

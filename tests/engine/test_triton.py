@@ -631,7 +631,7 @@ MUTANTS = {
 }
 
 def load(path):
-    spec = importlib.util.spec_from_file_location('avh_nb.mutant', path)
+    spec = importlib.util.spec_from_file_location('avh_nb.engine.mutant', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
