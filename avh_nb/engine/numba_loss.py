@@ -8,36 +8,39 @@ __all__ = ['FLOOR', 'NumbaLoss']
 # %% ../../nbs/engine/numba_loss.ipynb #f0c65f95
 import math
 import numba, numpy as np, torch
-from .numba_engine import PAIR, each, n_threads, product
-from .numba_kernels import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEP, TILE, ZERO, _angle, arccos, exp, float32
+from ..angle import sine_floor
+from .numba_engine import PAIR, in_threads, n_threads, product
+from .numba_kernels import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEPS, TILE, ZERO, _angle, arccos, exp, float32
+from .tally import LossEngine
 
 # %% ../../nbs/engine/numba_loss.ipynb #4010e6f7
-FLOOR = float32(8*2.**-23) # of a squared sine that comes from a rounded cosine
+FLOOR = float32(sine_floor(torch.float32)) # of a squared sine
 
 @numba.njit(**QUICK)
-def _weigh(dot, x_norm, w_norm, held, scale, offset, sums):
-    s = np.empty(STEEP+2*SAMPLES, np.float32)
+def _exponential_sums(dot, x_norm, w_norm, held, scale, offset, sums):
+    s = np.empty(STEEPS+2*SAMPLES, np.float32)
     for start in range(0, len(x_norm), SAMPLES):
         n = min(SAMPLES, len(x_norm)-start)
         for i in range(n): s[INVERSE+i],s[HELD+i],s[OWN+i] = ONE/x_norm[start+i],held[start+i],offset[start+i]
         sums[start:start+n] = ZERO
         for c0 in range(0, len(dot), TILE):
-            s[STEEP:] = ZERO
+            s[STEEPS:] = ZERO
             for c in range(c0, min(c0+TILE, len(dot))):
                 row,inverse,k = dot[c, start:start+n],ONE/w_norm[c],float32(c)
                 for i in range(n):
                     t = min(max(row[i]*s[INVERSE+i]*inverse, -ONE), ONE)
                     e = exp(s[OWN+i]-scale*arccos(t))
                     e = ZERO if s[HELD+i]==k else e
-                    s[STEEP+i] += e
+                    s[STEEPS+i] += e
                     row[i] = e*inverse/np.sqrt(max(ONE-t*t, FLOOR))
-            for i in range(n): sums[start+i] += s[STEEP+i]
+            for i in range(n): sums[start+i] += s[STEEPS+i]
 
+# %% ../../nbs/engine/numba_loss.ipynb #eba27924
 @numba.njit(**QUICK)
-def _nearest(dot, x_norm, w_norm, held, cosine):
+def _largest_cosines(dot, x_norm, w_norm, held, cosine):
     for start in range(0, len(x_norm), SAMPLES):
         n = min(SAMPLES, len(x_norm)-start)
-        s = np.empty(STEEP, np.float32)
+        s = np.empty(STEEPS, np.float32)
         for i in range(n): s[INVERSE+i],s[HELD+i],s[OWN+i] = ONE/x_norm[start+i],held[start+i],-ONE
         for c in range(len(dot)):
             row,inverse,k = dot[c, start:start+n],ONE/w_norm[c],float32(c)
@@ -46,17 +49,9 @@ def _nearest(dot, x_norm, w_norm, held, cosine):
                 s[OWN+i] = max(s[OWN+i], t)
         for i in range(n): cosine[start+i] = s[OWN+i]
 
+# %% ../../nbs/engine/numba_loss.ipynb #ada26636
 @numba.njit(**QUICK)
-def _without(g, u, norm, factor):
-    for i in range(len(g)):
-        p,q,dot = g[i],u[i],ZERO
-        for k in range(len(p)): dot += p[k]*q[k]
-        f = factor[i]
-        dot *= f/norm[i]/norm[i]
-        for k in range(len(p)): p[k] = f*p[k]-dot*q[k]
-
-@numba.njit(**QUICK)
-def _own(x, w, y, w_norm):
+def _label_angles(x, w, y, w_norm):
     own = np.zeros((2, len(x)), np.float32)
     for i in range(len(x)):
         if y[i]<0: continue
@@ -66,7 +61,7 @@ def _own(x, w, y, w_norm):
     return own
 
 @numba.njit(**QUICK)
-def _settle(k, y, own, others, share, scale, offset, of):
+def _add_label(k, y, own, others, share, scale, offset, of):
     loss = 0.
     for i in range(len(y)):
         z = offset[i]-scale*own[0, i]
@@ -76,32 +71,50 @@ def _settle(k, y, own, others, share, scale, offset, of):
         of[i] = share[i]*scale/sums
     return loss
 
-class NumbaLoss:
-    "What the fused loss asks of an engine"
+# %% ../../nbs/engine/numba_loss.ipynb #f319caf9
+@numba.njit(**QUICK)
+def _project_out(g, u, norm, factor):
+    for i in range(len(g)):
+        p,q,dot = g[i],u[i],ZERO
+        for k in range(len(p)): dot += p[k]*q[k]
+        f = factor[i]
+        dot *= f/norm[i]/norm[i]
+        for k in range(len(p)): p[k] = f*p[k]-dot*q[k]
+
+# %% ../../nbs/engine/numba_loss.ipynb #891b97d6
+def _arrays(*tensors): return [t.numpy() for t in tensors]
+def _offsets(offset, like): return np.zeros_like(like) if offset is None else offset.numpy()
+
+class NumbaLoss(LossEngine):
+    "The loss for float32 on a processor"
     def __init__(self, x, w): self.n_parts = n_threads(2*PAIR*len(x)*len(w)) # an exponential and a division more than a score
-    def each(self, f, items): return each(f, items, self.n_parts)
-    def multiply(self, w, x, out):
-        "w xᵀ into `out`"
+    def run_parts(self, f, items): return in_threads(f, items, self.n_parts)
+    def inner_products(self, w, x, out):
         made = product()(w, x, out)
         if made is not out: out.copy_(made)
-    def own(self, x, w, y, x_norm, w_norm):
+
+    def label_angles(self, x, w, y, x_norm, w_norm):
         "Angle A of each sample to its label and 1/(|w| sin A), (2, N); zeros where y is -1"
-        return torch.from_numpy(_own(x.numpy(), w.numpy(), y.numpy(), w_norm.numpy()))
-    def weigh(self, dot, x_norm, w_norm, held, scale, offset):
-        "Of inner products (C, B), which become e^(offset - sA) / (|w| sin A): the sums of e^(offset - sA) over classes but the held one, (B,)"
+        return torch.from_numpy(_label_angles(*_arrays(x, w, y, w_norm)))
+
+    def exponential_sums(self, dot, x_norm, w_norm, held, scale, offset):
+        "Sums of E = e^(offset - scale A) over the classes but the held one; `dot` becomes E/(|w| sin A)"
         sums = np.empty(len(x_norm), np.float32)
-        _weigh(dot.numpy(), x_norm.numpy(), w_norm.numpy(), held.numpy(), float32(scale), np.zeros_like(sums) if offset is None else offset.numpy(), sums)
+        _exponential_sums(*_arrays(dot, x_norm, w_norm, held), float32(scale), _offsets(offset, sums), sums)
         return torch.from_numpy(sums)
-    def nearest(self, dot, x_norm, w_norm, held):
-        "The largest cosine of each sample, but for the held class, (B,)"
+
+    def largest_cosines(self, dot, x_norm, w_norm, held):
+        "The largest cosine of each sample, but for the held class"
         cosine = np.empty(len(x_norm), np.float32)
-        _nearest(dot.numpy(), x_norm.numpy(), w_norm.numpy(), held.numpy(), cosine)
+        _largest_cosines(*_arrays(dot, x_norm, w_norm, held), cosine)
         return torch.from_numpy(cosine)
-    def settle(self, k, y, own, others, share, scale, offset):
-        "Put the label's pairs into `k`, as for a probability that is not divided by its sum; the loss, and what the samples of `k` are to be multiplied by, (B,)"
-        of = np.empty(len(y), np.float32)
-        offset = np.zeros_like(of) if offset is None else offset.numpy()
-        return _settle(k.numpy(), y.numpy(), own.contiguous().numpy(), others.numpy(), share.numpy(), scale, offset, of),torch.from_numpy(of)
-    def without(self, g, u, norm, factor):
-        "Scale the rows of `g`, and take the component along `u` off them, in place"
-        _without(g.numpy(), u.numpy(), norm.numpy(), factor.numpy())
+
+    def add_label(self, k, y, own, others, share, scale, offset):
+        "Put the label's pairs into `k`; the loss, and what the samples of `k` are to be multiplied by"
+        factor = np.empty(len(y), np.float32)
+        loss = _add_label(*_arrays(k, y, own.contiguous(), others, share), scale, _offsets(offset, factor), factor)
+        return loss,torch.from_numpy(factor)
+
+    def project_out(self, g, u, norm, factor):
+        "Scale the rows of `g`, and take their component along `u` off them, in place"
+        _project_out(*_arrays(g, u, norm, factor))
