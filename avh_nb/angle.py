@@ -129,7 +129,8 @@ def angles(
     w: torch.Tensor, # Class vectors (C, D)
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
 )->torch.Tensor: # (N, C) radians from 0 to pi, differentiable in both
-    "Angle of every row of `x` to every row of `w` (the paper's A(u, v)); raises `ValueError` on bad shapes or a class vector without direction"
+    """Angle of every row of `x` to every row of `w` (the paper's A(u, v));
+    raises `ValueError` on bad shapes or a class vector without direction"""
     check_features(x, w); check_on_invalid(on_invalid)
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     with exact_matmul(x.device): a = _Angles.apply(x.to(dtype), w.to(dtype))

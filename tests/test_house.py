@@ -91,7 +91,10 @@ def lines(source): return sum(1 for l in source.split('\n') if l.strip() and not
 
 LONGEST,PAGE,CELL = 140,180,40
 # One kernel is one function, which a compiler has to see whole
-LARGE_CELLS = {}
+LARGE_CELLS = {
+    'engine/numba_kernels': 58, # the pass that makes a tally
+    'engine/triton_engine': 75, # the kernel of all scores
+}
 LARGE_PAGES = {}
 
 def test_lines_fit():

@@ -27,14 +27,14 @@ class EngineEntry(NamedTuple):
     anywhere: str='' # Environment variable that, set to 1, has it take tensors of any device
 
 REFERENCE = 'torch'
+_TRITON = dict(device='cuda', dtypes=(torch.float32,), needs='triton', anywhere='TRITON_INTERPRET')
 ENGINES = {
     'torch': EngineEntry('avh_nb.engine.reference.TorchEngine', 'avh_nb.engine.reference.TorchLoss', '', (torch.float32, torch.float64)),
     'numba': EngineEntry('avh_nb.engine.numba_engine.NumbaEngine', 'avh_nb.engine.numba_loss.NumbaLoss', 'cpu', (torch.float32,),
         needs="numba: pip install 'avh_nb[fast]'"),
-    'triton': EngineEntry('avh_nb.engine.triton_engine.TritonEngine', 'avh_nb.engine.triton_loss.TritonLoss', 'cuda', (torch.float32,),
-        tolerance=2e-6, needs='triton', anywhere='TRITON_INTERPRET'),
-    'triton-fast': EngineEntry('avh_nb.engine.triton_engine.FastTritonEngine', 'avh_nb.engine.triton_loss.FastTritonLoss', 'cuda', (torch.float32,),
-        tolerance=1e-2, unasked=False, needs='triton', anywhere='TRITON_INTERPRET')}
+    'triton': EngineEntry('avh_nb.engine.triton_engine.TritonEngine', 'avh_nb.engine.triton_loss.TritonLoss', tolerance=2e-6, **_TRITON),
+    'triton-fast': EngineEntry('avh_nb.engine.triton_engine.FastTritonEngine', 'avh_nb.engine.triton_loss.FastTritonLoss',
+        tolerance=1e-2, unasked=False, **_TRITON)}
 WORTHWHILE = 2**24 # multiplications, N x C x D, below which the reference is as fast as any
 
 def fastest(
@@ -118,7 +118,7 @@ def over_samples(
 ):
     "Call `f` for all samples, and for the doubtful ones again with the reference"
     name,reference = which_engine(engine, x, w),TorchEngine(w, bias, scale)
-    chosen = _loaded(name)(w, bias, scale)
+    chosen = reference if name==REFERENCE else _loaded(name)(w, bias, scale)
     if not chosen.usable: chosen = reference
     doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     def work(rows): doubtful[rows] = f(chosen, rows)

@@ -202,7 +202,7 @@ class LossEngine(ABC):
     def largest_cosines(self, dot, x_norm, w_norm, held): "The largest cosine of each sample, but for the held class, (B,)"
     @abstractmethod
     def add_label(self, k, y, own, others, share, scale, offset):
-        """Put the label's pairs into `k`, as for a probability that is not divided by its sum, where `others` are the sums over the other classes.
+        """Put the label's pairs into `k`, as for a probability not divided by its sum; `others` are the sums over the other classes.
         The loss, a sum by `share`; and what the samples of `k` are to be multiplied by, (B,)"""
     @abstractmethod
     def project_out(self, g, u, norm, factor): "Scale the rows of `g` by `factor`, and take their component along `u` off them, in place"

@@ -145,8 +145,8 @@ def others(
     *,
     tile: tuple=None, # Rows, classes, dimensions of a tile (powers of 2), its warps, tiles loaded at a time; None: as in METHODS
 )->dict: # (N,) tensors on the device of `x`
-    """Over all classes of each row but the one `held`: `total` of the angles, and whether it is `doubtful`; `largest` logit and `largest_class`;
-    `rest`, `rest_squared` and `weighted`, the sums of e^g, e^2g and g e^g for g a logit less the largest, without that itself; and `nearest_class`"""
+    """Over all classes of each row but the one `held`: `total` of the angles, and whether it is `doubtful`; `largest` logit and its class;
+    `rest`, `rest_squared` and `weighted`, sums of e^g, e^2g and g e^g for g a logit less the largest, but that; and `nearest_class`"""
     n,half = len(x),x.dtype==w.dtype!=torch.float32
     method,delta,usual = METHODS['half' if half else precision]
     rows,classes,dims,warps,stages = tile or usual

@@ -15,7 +15,8 @@ from ..data.digits import resized
 from ..transfer.leave_one_out import ERM, Domain, DomainTrainer
 from ..transfer.features import pacs_features, standardised
 from ..train.learner import Normalise, mirror
-from ..loss.angular import AVHLoss, SoftmaxLoss, neighbour
+from ..loss.angular import AVHLoss
+from ..loss.family import SoftmaxLoss, neighbour
 from ..train.models import cnn9
 from .dynamics import said
 from .human import judge

@@ -15,7 +15,8 @@ from functools import partial
 from importlib.util import find_spec
 from ..angle import angle_between
 from ..loss.logits import angular_logits
-from ..loss.angular import avh_loss, neighbour
+from ..loss.angular import avh_loss
+from ..loss.family import neighbour
 from ..measure.scores import avh, score
 from ..core import device_name
 from ..engine.choice import ENGINES, why_not
@@ -57,7 +58,7 @@ def _of(f): return lambda x,w,y: partial(f, x, w, y)
 def _numpy(x, w, y): return partial(numpy_avh, x.numpy(), w.numpy(), y.numpy())
 def _compiled(f): return lambda x,w,y: partial(torch.compile(f, dynamic=False), x, w, y)
 
-NAMES = ('torch', *ENGINES)
+NAMES = tuple(ENGINES)
 MEASURED = ('plain', 'linear', 'linear, fused', 'ArcFace', *NAMES) # whose memory is
 CONTENDERS = {
     'avh': {'product': _of(lambda x,w,y: torch.mm(x, w.T)), 'plain': _of(plain_avh), 'compiled': _compiled(plain_avh), 'NumPy': _numpy,

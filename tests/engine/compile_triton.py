@@ -47,7 +47,7 @@ def others_kernel(types, precision, mode, head, arch, setting=None, divisible=Tr
 def loss_kernel(offset, arch, tile=(8, 128), part=128, warps=4, divisible=True):
     values = POINTERS | dict(scale='fp32', n_classes='i32', n_rows='i32')
     if not offset: values['offset'] = None
-    return build(loss._weigh, values, dict(PART=part, CLASSES=tile[0], ROWS=tile[1]), arch, warps, 3, divisible)
+    return build(loss._exponential_sums, values, dict(PART=part, CLASSES=tile[0], ROWS=tile[1]), arch, warps, 3, divisible)
 
 def everything(brief):
     "Names and kernels, a kernel at a time; `brief`: the largest of each precision, and one each of odd and of smallest sizes"

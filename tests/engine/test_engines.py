@@ -4,10 +4,11 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 import avh_nb as av
 import avh_nb.engine.numba_engine as numba_engine, avh_nb.engine.choice as which
-from avh_nb.loss.logits import fused_loss, plain_loss
+from avh_nb.loss.fused import fused_loss
+from avh_nb.loss.logits import plain_loss
 from avh_nb.tool.bench import compare, contenders, engines_here, largest_error
 from avh_nb.loss.angular import avh_loss
-from avh_nb.engine.numba_engine import NumbaEngine, each
+from avh_nb.engine.numba_engine import NumbaEngine, in_threads
 from avh_nb.engine.numba_loss import NumbaLoss
 from avh_nb.engine.tally import _one
 
@@ -119,7 +120,7 @@ def test_threads_change_nothing(monkeypatch):
     one = av.score(x, w, y, engine='numba'),av.avh(x, w, y, engine='numba')
     monkeypatch.setattr(numba_engine, 'SHARED', 0)
     torch.set_num_threads(2)
-    try: two,inside = (av.score(x, w, y, engine='numba'), av.avh(x, w, y, engine='numba')),each(lambda _: torch.get_num_threads(), [0, 1])
+    try: two,inside = (av.score(x, w, y, engine='numba'), av.avh(x, w, y, engine='numba')),in_threads(lambda _: torch.get_num_threads(), [0, 1])
     finally: threads = torch.get_num_threads(); torch.set_num_threads(1)
     assert threads==2 and inside==[1, 1]
     check(two[0], av.Scores(**{k: v.double() for k,v in one[0]}))
@@ -127,12 +128,12 @@ def test_threads_change_nothing(monkeypatch):
 
 def _after_fork(queue):
     torch.set_num_threads(2)
-    queue.put(sum(each(lambda i: i, [1, 2, 3])))
+    queue.put(sum(in_threads(lambda i: i, [1, 2, 3])))
 
 def test_a_fork_gets_threads_of_its_own():
     torch.set_num_threads(2)
     try:
-        assert sum(each(lambda i: i, [1, 2])) == 3
+        assert sum(in_threads(lambda i: i, [1, 2])) == 3
         context = multiprocessing.get_context('fork')
         queue = context.Queue()
         child = context.Process(target=_after_fork, args=(queue,))
@@ -258,7 +259,7 @@ def test_threads_and_blocks_do_not_change_the_loss(monkeypatch):
         loss = fused_loss(a, b, y, share, 9., engine)
         return loss.detach(),*torch.autograd.grad(loss, (a, b))
     one = grads()
-    import avh_nb.loss.logits as numbers
+    import avh_nb.loss.fused as numbers
     monkeypatch.setattr(numbers, 'ROWS', 100)
     engine.n_parts = 2
     torch.set_num_threads(2)

@@ -3,9 +3,9 @@ import importlib.util, os, subprocess, sys
 from pathlib import Path
 import pytest, torch
 import avh_nb as av
-from avh_nb.angle import angle_between
-from avh_nb.loss.logits import TorchLoss
-from avh_nb.engine.reference import TorchEngine
+from avh_nb.angle import angle_between, pairs_in_float64
+from avh_nb.engine import reference as torch_engines
+from avh_nb.engine.reference import TorchEngine, TorchLoss
 from avh_nb.loss.angular import avh_loss
 from avh_nb.engine.tally import scores_of
 from avh_nb.engine.choice import which_engine
@@ -321,7 +321,7 @@ def loss_check(n, c, d, scale=12., with_offset=False, angle=None, loss=loss, **k
     e = ((0 if offset is None else offset.double().cpu())-scale*t.acos()).exp().where(torch.arange(c)[:, None]!=held.cpu(), 0)
     k = e/(wn.double().cpu()[:, None]*(1-t*t).clamp(min=8*EPS).sqrt())
     room = dot._base.clone()
-    sums = loss.weigh(dot, xn, wn, held, scale, offset, **(dict(tile=(8, 16, 4), part=32) | kwargs))
+    sums = loss.exponential_sums(dot, xn, wn, held, scale, offset, **(dict(tile=(8, 16, 4), part=32) | kwargs))
     # The rounding of a cosine is as much as is known of an angle
     unit = 1e-6+scale*4e-7/(1-t*t).clamp(min=8*EPS).sqrt()
     assert seen('loss k/unit', ((dot.double().cpu()/k-1).abs().where(k>1e-36, torch.zeros(()).double())/(unit+4e-7/(1-t*t).clamp(min=8*EPS))).max())<1
@@ -346,18 +346,18 @@ def test_loss_of_some_classes():
     x,w,y = data(37, 70, 24)
     (xn,wn),whole = norms(x, w),w@x.T
     pieces = whole.clone()
-    sums = loss.weigh(whole, xn, wn, y, 9.)
-    parts = [loss.weigh(pieces[p], xn, wn[p], y-p.start, 9.) for p in (slice(0, 33), slice(33, 70))]
+    sums = loss.exponential_sums(whole, xn, wn, y, 9.)
+    parts = [loss.exponential_sums(pieces[p], xn, wn[p], y-p.start, 9.) for p in (slice(0, 33), slice(33, 70))]
     assert torch.equal(pieces, whole)
     torch.testing.assert_close(sum(parts), sums, rtol=1e-6, atol=0)
 
 def test_loss_refuses_strides():
-    with pytest.raises(ValueError, match='contiguous'): loss.weigh(torch.ones(3, 4).T, torch.ones(3), torch.ones(4), torch.zeros(3, dtype=torch.int64), 1.)
+    with pytest.raises(ValueError, match='contiguous'): loss.exponential_sums(torch.ones(3, 4).T, torch.ones(3), torch.ones(4), torch.zeros(3, dtype=torch.int64), 1.)
 
 def test_loss_of_nothing():
     held = torch.zeros(4, dtype=torch.int64, device=DEVICE)
-    assert loss.weigh(torch.empty(0, 4, device=DEVICE), torch.ones(4, device=DEVICE), torch.ones(0, device=DEVICE), held, 1.).tolist()==[0]*4
-    assert loss.weigh(torch.empty(3, 0, device=DEVICE), torch.ones(0, device=DEVICE), torch.ones(3, device=DEVICE), held[:0], 1.).shape==(0,)
+    assert loss.exponential_sums(torch.empty(0, 4, device=DEVICE), torch.ones(4, device=DEVICE), torch.ones(0, device=DEVICE), held, 1.).tolist()==[0]*4
+    assert loss.exponential_sums(torch.empty(3, 0, device=DEVICE), torch.ones(0, device=DEVICE), torch.ones(3, device=DEVICE), held[:0], 1.).shape==(0,)
 
 def loss_engine_check(loss, kind='TritonLoss', c=30, with_offset=False, tolerance=3e-6):
     "Each step of the loss against the same in PyTorch and float64; some labels are not among the classes"
@@ -368,21 +368,21 @@ def loss_engine_check(loss, kind='TritonLoss', c=30, with_offset=False, toleranc
     g,share,offset = inside(torch.randn(20, 9, generator=drawn)),*inside(torch.rand(2, 20, generator=drawn))
     if not with_offset: offset = None
     xn,wn = norms(x, w)
-    theirs,mine,long = TorchLoss(),getattr(loss, kind)(x, w),lambda t: t if t is None or t.dtype==torch.int64 else t.double()
+    theirs,mine,long = TorchLoss(x, w),getattr(loss, kind)(x, w),lambda t: t if t is None or t.dtype==torch.int64 else t.double()
     def close(a, b): return seen(kind, (long(a)-b).abs().max()/b.abs().max().clamp(min=1e-30))<tolerance
-    own,expected_own = mine.own(x, w, y, xn, wn),theirs.own(*map(long, (x, w, y, xn, wn)))
+    own,expected_own = mine.label_angles(x, w, y, xn, wn),theirs.label_angles(*map(long, (x, w, y, xn, wn)))
     assert close(own, expected_own)
     k = inside(torch.zeros(c, 20))
-    mine.multiply(w, x, out=k)
+    mine.inner_products(w, x, out=k)
     expected_k = long(w)@long(x).T
     assert close(k, expected_k)
-    assert close(mine.nearest(k, xn, wn, y), theirs.nearest(expected_k.clone(), long(xn), long(wn), y))
-    sums,expected_sums = mine.weigh(k, xn, wn, y, 5., offset),theirs.weigh(expected_k, long(xn), long(wn), y, 5., long(offset))
+    assert close(mine.largest_cosines(k, xn, wn, y), theirs.largest_cosines(expected_k.clone(), long(xn), long(wn), y))
+    sums,expected_sums = mine.exponential_sums(k, xn, wn, y, 5., offset),theirs.exponential_sums(expected_k, long(xn), long(wn), y, 5., long(offset))
     assert (expected_sums==0).all() if c==1 and (y==0).all() else close(sums, expected_sums)
-    result,expected = mine.settle(k, y, own, sums, share, 5., offset),theirs.settle(expected_k, y, expected_own, expected_sums, long(share), 5., long(offset))
+    result,expected = mine.add_label(k, y, own, sums, share, 5., offset),theirs.add_label(expected_k, y, expected_own, expected_sums, long(share), 5., long(offset))
     assert close(k, expected_k) and close(result[0], expected[0]) and close(result[1], expected[1])
     expected_g = long(g)
-    mine.without(g, x, xn, share); theirs.without(expected_g, long(x), long(xn), long(share))
+    mine.project_out(g, x, xn, share); theirs.project_out(expected_g, long(x), long(xn), long(share))
     assert close(g, expected_g)
 
 @pytest.mark.parametrize('kind', ('TritonLoss', 'FastTritonLoss'))
@@ -450,7 +450,7 @@ def test_an_old_triton_is_refused(monkeypatch):
 def test_slices():
     def of(n, d):
         seen = []
-        engine.TritonEngine(torch.ones(1, d, device=DEVICE)).map(seen.append, n)
+        engine.TritonEngine(torch.ones(1, d, device=DEVICE)).over_slices(seen.append, n)
         return seen
     assert of(0, 3)==[slice(0, 0)] and of(5, 3)==[slice(0, 5)]
     assert of(2**18+1, 256)==[slice(0, 2**18), slice(2**18, 2**18+1)] and of(2**18, 2**9)==[slice(0, 2**17), slice(2**17, 2**18)]
@@ -458,9 +458,9 @@ def test_slices():
 def test_pairs_in_pieces(monkeypatch):
     x,w,y = data(50, 7, 12)
     y[3] = -1
-    whole = engine._pairs(angle_between, x, w, y)
-    monkeypatch.setattr(engine, 'PAIRS', 100)
-    assert torch.equal(whole.nan_to_num(-1), engine._pairs(angle_between, x, w, y).nan_to_num(-1)) and whole[3].isnan()
+    whole = pairs_in_float64(angle_between, x, w, y)
+    monkeypatch.setattr('avh_nb.angle.PAIRS', 100)
+    assert torch.equal(whole.nan_to_num(-1), pairs_in_float64(angle_between, x, w, y).nan_to_num(-1)) and whole[3].isnan()
 
 def stays_predicted(engine):
     "Of equal logits the first is held out, however its logit is rounded afterwards"
@@ -549,7 +549,7 @@ def test_avh_loss(shape, name, monkeypatch):
     x,w,y = data(*shape)
     y[::7] = -100
     for rows in (1024, 16):
-        monkeypatch.setattr('avh_nb.loss.logits.ROWS', rows)
+        monkeypatch.setattr('avh_nb.loss.fused.ROWS', rows)
         for kwargs in (dict(scale=40.), dict(reduction='sum', weight=torch.linspace(.5, 1, shape[1], device=DEVICE))):
             got,expected = gradients(x, w, y, name, **kwargs),gradients(x.double(), w.double(), y, 'torch', **kwargs)
             # of one class the loss is 0, and so is its gradient
@@ -611,14 +611,14 @@ MUTANTS = {
     'last of equals': ('tl.min(tl.where(values==largest[:, None], column[None, :], 2147483647), 1)', 'tl.max(tl.where(values==largest[:, None], column[None, :], -1), 1)'),
     'best kept': ('tl.where(new, where, best)', 'tl.where(new, best, where)'),
     'norm of w forgotten': ('[None, :]\n        angle', '[None, :]*0+dot*inverse_norm[:, None]\n        angle'),
-    'a digit of the arccos': ('0.0889773122', '0.0887773122'),
-    'no arccos below 0': ('tl.where(t<0, 3.141592653589793-p, p)', 'p'),
+    'a digit of the arccos': ('p = p*a+_P2', 'p = p*a+.99775*_P2'),
+    'no arccos below 0': ('tl.where(t<0, -p+_PI, p)', 'p'),
     'last dimensions': ('range(0, n_dims, DIMS)', 'range(0, n_dims-DIMS+1, DIMS)'),
     'negative cosines in no doubt': ('tl.where(other, tl.abs(t), 0.)', 'tl.where(other, t, 0.)'),
     'engine: rounding decides': ('if y is None: logit = ', 'if False: logit = '),
-    'engine: lengths in no doubt': (' | ~_ordinary(norm)', ''),
+    'engine: lengths in no doubt': (' | ~usual_length(norm)', ''),
     'engine: bias of the held class forgotten': ('logit += self.bias', 'logit += 0*self.bias'),
-    'engine: logit of none': ('logit.masked_fill_(held<0, -torch.inf)', ''),
+    'engine: logit of none': ('logit.masked_fill_(held<0, -torch.inf)', 'logit'),
     'engine: none is near': ('.masked_fill_(near<0, torch.inf)', ''),
     'loss: no floor': ('tl.maximum((1-t)*(1+t), _FLOOR)', 'tl.maximum((1-t)*(1+t), 1e-9*_FLOOR)'),
     'loss: no norm of w': ('e*inverse_w*', 'e*'),
@@ -626,8 +626,11 @@ MUTANTS = {
     'loss: sums of masked entries': ("tl.where(other, shift-scale*_arccos(t), float('-inf'))", 'shift-scale*_arccos(t)'),
     'loss: label not held out': ('mask & (column[:, None]!=own)', 'mask'),
     'loss: one part': ('tl.program_id(1)*PART+start', 'start'),
-    'loss: label where there is none': ('torch.where(y>=0, -others*inverse, k.gather(0, column))', '-others*inverse'),
-    'loss: label among the near': ('torch.where(here, -torch.inf, t.gather(0, column))', 't.gather(0, column)'),
+    'torch: label where there is none': ('torch.where(y>=0, -others*inverse, k.gather(0, column))', '-others*inverse'),
+    'torch: label held out nowhere': ('torch.where(here, value, t.gather(0, column))', 't.gather(0, column)'),
+    'torch: offset forgotten': ('else offset-scale*angle', 'else -scale*angle'),
+    'torch: not projected': ('value=-1)', 'value=-0)'),
+    'loss: label to few digits': ('pairs_in_float64(angle_between, x, w, y)', 'pairs_in_float64(angle_between, x, w, y).half().double()'),
 }
 
 def load(path):
@@ -636,23 +639,28 @@ def load(path):
     spec.loader.exec_module(module)
     return module
 
-def checks(name, engine, loss):
-    if name.startswith('loss'): loss_checks(loss)
+def torch_checks(torch_engines):
+    "Of the steps that the loss on a GPU shares with the one in plain PyTorch"
+    loss_engine_check(torch_engines, 'TorchLoss'); loss_engine_check(torch_engines, 'TorchLoss', with_offset=True)
+
+def checks(name, engine, loss, torch_engines=torch_engines):
+    if name.startswith('torch'): torch_checks(torch_engines)
+    elif name.startswith('loss'): loss_checks(loss)
     elif name.startswith('engine'): engine_checks(engine)
     else: others_checks(engine)
 
-@pytest.mark.parametrize('which', ('kernel', 'engine', 'loss'))
+@pytest.mark.parametrize('which', ('kernel', 'engine', 'loss', 'torch'))
 def test_no_mutant(which): checks(which, engine, loss)
 
 @pytest.mark.parametrize('name', MUTANTS)
 def test_mutants(name, tmp_path):
     old,new = MUTANTS[name]
-    source = Path((loss if name.startswith('loss') else engine).__file__).read_text()
+    source = Path(dict(loss=loss, torch=torch_engines).get(name.split(':')[0], engine).__file__).read_text()
     assert source.count(old)==1, 'the mutant has nothing to change'
     path = tmp_path/'mutant.py'
     path.write_text(source.replace(old, new))
     before,mutant = dict(SEEN),load(path)
-    with pytest.raises((AssertionError, IndexError)): checks(name, mutant, mutant)
+    with pytest.raises((AssertionError, IndexError)): checks(name, mutant, mutant, mutant)
     SEEN.clear(); SEEN.update(before)
 
 def test_compiles(tmp_path):

@@ -4,13 +4,15 @@ from functools import partial
 import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.autograd import gradcheck, gradgradcheck
-import avh_nb as av, avh_nb.loss.logits as numbers
+import avh_nb as av, avh_nb.loss.fused as numbers
 from avh_nb import AngularLinear, AVHLoss
 from avh_nb.measure import scores
-from avh_nb.loss.logits import angular_logits, fused_loss, plain_loss
+from avh_nb.loss.fused import fused_loss
+from avh_nb.loss.logits import angular_logits, plain_loss
 from avh_nb.measure.head import find_head
 from avh_nb.watch.listener import Listener
-from avh_nb.loss.angular import attainable, avh_loss, default_scale, neighbour, scale_for
+from avh_nb.loss.angular import Loss, attainable, avh_loss, default_scale, scale_for
+from avh_nb.loss.family import FAMILY, MetricLoss, SoftmaxLoss, named_loss, neighbour
 
 def data(n=12, d=5, k=4, seed=0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
