@@ -282,6 +282,31 @@ def test_neighbours_are_what_their_papers_say(name, margin):
     with torch.autocast('cpu', torch.bfloat16): loss(x, y).backward()
     assert loss.weight.dtype==torch.float32 and loss.logits(x).argmax(1).equal((F.normalize(x, dim=1)@F.normalize(loss.weight, dim=1).T).argmax(1))
 
+# what every loss is
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_every_loss_of_the_family_is_a_loss(name):
+    x,_,y = data(10, 6, 4, dtype=torch.float32)
+    torch.manual_seed(0)
+    loss = named_loss(name, 6, 4, scale=4., margin=None)
+    assert isinstance(loss, Loss) and loss.weight.shape==(4, 6) and loss.logits(x).shape==(10, 4)
+    g, = grads(loss(x, y), x)
+    assert loss(x, y).shape==() and g.isfinite().all() and len(list(loss.parameters()))>0
+
+def test_a_loss_without_logits_is_none():
+    class Silent(Loss):
+        def forward(self, x, y): return x.sum()
+    with pytest.raises(TypeError, match='logits'): Silent()
+
+def test_the_family_by_name_is_what_its_classes_are():
+    for name,make in (('softmax', lambda: SoftmaxLoss(6, 4, .1)), ('avh', lambda: AVHLoss(6, 4, 3.)), ('arcface', lambda: neighbour('arcface', 6, 4, 3., .2))):
+        torch.manual_seed(0); by_name = named_loss(name, 6, 4, **dict(softmax=dict(label_smoothing=.1), avh=dict(scale=3.), arcface=dict(scale=3., margin=.2))[name])
+        torch.manual_seed(0); made = make()
+        x,_,y = data(10, 6, 4, dtype=torch.float32)
+        assert type(by_name) is type(made) and torch.equal(by_name(x, y), made(x, y))
+    assert isinstance(named_loss('cosine', 6, 4, scale=3.), MetricLoss)
+    with pytest.raises(ValueError, match='name: expected one of softmax, avh'): named_loss('hinge', 6, 4)
+
 # mistakes
 
 def right(x, w, y, s=3.): return avh_loss(x, w, y, s)
