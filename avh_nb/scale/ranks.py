@@ -12,8 +12,8 @@ from ..loss.logits import TorchLoss, loss_and_gradients
 from ..core import check_class_norms, check_features, check_labels, check_on_invalid, compute_dtype, exact_matmul, report_invalid
 from ..engine.reference import slices
 from ..loss.angular import _check_scale, default_scale
-from ..measure.scores import Scores
-from ..engine.tally import Tally, scores_of
+from ..measure.scores import Scores, scores_of
+from ..engine.tally import Tally
 from ..engine.choice import loss_engine, over_samples, which_engine
 
 # %% ../../nbs/scale/ranks.ipynb #f6fb4c00

@@ -4,7 +4,7 @@ from collections import UserDict
 import numpy as np, pytest, torch
 from avh_nb.watch.callbacks import lightning_callback, transformers_callback
 from avh_nb.data.images import digits
-from avh_nb.measure.head import score_model
+from avh_nb.measure.model import score_model
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.tracker import Tracker, trace_means
 
