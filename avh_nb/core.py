@@ -20,7 +20,8 @@ def check_features(
 ):
     "Raise `ValueError` unless `x` is (N, D) and `w` is (C, D), both floating point, with C and D at least 1"
     for name,t,shape in (('x', x, '(N, D)'), ('w', w, '(C, D)')):
-        if not isinstance(t, torch.Tensor): raise ValueError(f"{name}: expected a tensor or a NumPy array of shape {shape}, got {type(t).__name__}")
+        if not isinstance(t, torch.Tensor):
+            raise ValueError(f"{name}: expected a tensor or a NumPy array of shape {shape}, got {type(t).__name__}")
         if t.ndim!=2: raise ValueError(f"{name}: expected shape {shape}, got {tuple(t.shape)}")
         if not t.is_floating_point(): raise ValueError(f"{name}: expected floating point, got {t.dtype}")
     if w.shape[0]==0: raise ValueError(f"w: expected at least one class, got shape {tuple(w.shape)}")

@@ -141,7 +141,7 @@ def check_logits(
     name: str, # Of the layer, for the error
 ):
     "Raise `ValueError` where a layer makes other logits than its class vectors would, by more than rounding explains"
-    rows = (x.isfinite().all(1) & x.any(1)).nonzero()[:, 0] # the others have no angles
+    rows = (x.isfinite().all(1) & x.any(1)).nonzero()[:16, 0] # the others have no angles; a few samples tell
     x,made = x[rows],made.detach().reshape(len(x), -1)[rows]
     own = head.logits(x)
     size = head.scale*math.pi if head.scale is not None else x.float().norm(dim=1, keepdim=True)*head.w.float().norm(dim=1)
@@ -151,8 +151,9 @@ def check_logits(
     if wrong.any():
         i,c = wrong.nonzero()[0].tolist()
         formula = 'x·w + bias' if head.scale is None else 's(π − A)'
-        raise ValueError(f"head: {name!r} made the logit {made[i, c]:.4g} for sample {rows[i]} and class {c}, where {formula} is {own[i, c]:.4g}: "
-            "scores of its weight would not be those of the model. What works: avh_nb.score(features, class_vectors, labels)")
+        raise ValueError(f"head: {name!r} made the logit {made[i, c]:.4g} for sample {rows[i]} and class {c}, "
+            f"where {formula} is {own[i, c]:.4g}: scores of its weight would not be those of the model. "
+            "What works: avh_nb.score(features, class_vectors, labels)")
 
 # %% ../../nbs/measure/head.ipynb #1d25c745
 def _makes(layer, out, logits):
@@ -180,7 +181,8 @@ def find_head(
         if not is_head(m) or not _makes(m, out, logits): continue
         if args[0].ndim in (2, 4) and (head := Head.of(m)): check_logits(head, head.features(args[0]), out, name)
         return name,m
-    last = f"the last layer that ran is {ran[-1][0] or 'the model itself'!r}, a {type(ran[-1][1]).__name__}" if ran else "no layer of it ran"
+    last = "no layer of it ran"
+    if ran: last = f"the last layer that ran is {ran[-1][0] or 'the model itself'!r}, a {type(ran[-1][1]).__name__}"
     raise ValueError(f"model: no nn.Linear makes the logits of shape {tuple(logits.shape)}; {last}, and the linear layers are "
         f"{', '.join(n for n,m,*_ in ran if is_head(m) and not isinstance(m, nn.Conv2d)) or 'none'}. "
         "What works: a classifier that ends in one nn.Linear on one feature vector a sample; `head=` with the name of such a layer; "

@@ -39,7 +39,7 @@ def growth_rate(
     epochs=None, # (T,) rising; None counts from 0
     last: float=.5, # Share of the epochs that is looked at, from the end
 )->float: # Per epoch; .01 is one percent an epoch
-    "Slope of the logarithm of a curve over the last part of the training, by least squares (discovery 3); raises `ValueError` on bad curves"
+    "Slope of the logarithm of a curve over the last part of the training, by least squares (discovery 3); `ValueError` on bad curves"
     values,epochs = _curve(values, epochs)
     if (values<=0).any(): raise ValueError(f"values: expected positive values, got {values.min()} at index {values.argmin()}")
     if not 0<last<=1: raise ValueError(f"last: expected a share above 0 and up to 1, got {last}")

@@ -62,6 +62,16 @@ def noise_ceiling(
     r = float(np.mean(r))
     return dict(split_half=r, reliability=2*r/(1+r), ceiling=(2*r/(1+r))**.5)
 
+# %% ../../nbs/stats/human.ipynb #675cc790
+def _easy(runs, hard_is):
+    "Scores of each seed, turned so that high means easy: names, (S, K, N)"
+    def turn(run):
+        pairs = run.items() if hasattr(run, 'items') else run
+        return {k: np.asarray(v, float)*(1 if hard_is[k]=='low' else -1) for k,v in pairs if k in hard_is}
+    turned = [turn(r) for r in runs]
+    names = list(turned[0])
+    return names,np.stack([[r[n] for n in names] for r in turned])
+
 # %% ../../nbs/stats/human.ipynb #375397fd
 class Alignment:
     "Correlations of scores with human judgement, over one or more seeds, and draws of their mean"
@@ -76,13 +86,6 @@ class Alignment:
         "Correlation of score `a` minus that of `b`"
         i,j = self.names.index(a),self.names.index(b)
         return Interval.of(self.rho[:, i].mean()-self.rho[:, j].mean(), self.draws[:, i]-self.draws[:, j])
-
-def _easy(runs, hard_is):
-    "Scores of each seed, turned so that high means easy: names, (S, K, N)"
-    turned = [{k: np.asarray(v, float)*(1 if hard_is[k]=='low' else -1) for k,v in (r.items() if hasattr(r, 'items') else r) if k in hard_is}
-        for r in runs]
-    names = list(turned[0])
-    return names,np.stack([[r[n] for n in names] for r in turned])
 
 @patch(cls_method=True)
 def of(cls: Alignment,

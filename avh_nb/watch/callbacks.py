@@ -70,7 +70,9 @@ def lightning_callback(
 def transformers_callback(
     tracker: Tracker, # Where the trace goes; its head names the linear layer, None finds it
 ):
-    "A tracker as a callback of transformers' `Trainer`: listens to each evaluation, which has to come once an epoch (`eval_strategy='epoch'`)"
+    """A tracker as a callback of transformers' `Trainer`: listens to each evaluation
+
+    Evaluation has to come once an epoch (`eval_strategy='epoch'`)."""
     TrainerCallback = optional('transformers', 'adapters').TrainerCallback
 
     class TrackerCallback(TrainerCallback):
@@ -83,7 +85,8 @@ def transformers_callback(
             self.listener = None
         def on_train_begin(self, args, state, control, model=None, **kwargs):
             strategy = getattr(args.eval_strategy, 'value', args.eval_strategy)
-            if strategy!='epoch': raise ValueError(f"eval_strategy: expected 'epoch', got {strategy!r}; a trace has one row of scores an epoch")
+            if strategy!='epoch':
+                raise ValueError(f"eval_strategy: expected 'epoch', got {strategy!r}; a trace has one row of scores an epoch")
             self._listen(model) # it may evaluate before training
         def on_epoch_begin(self, args, state, control, **kwargs): self._stop()
         def on_epoch_end(self, args, state, control, model=None, **kwargs): self._listen(model)

@@ -81,7 +81,8 @@ def _labels(self: Listener, n):
         return None
     known = torch.cat(self.pending)
     if len(known)<n:
-        raise ValueError(f"labels: {n} samples came, and only {len(known)} labels are left for them; labels have to come in the order of the samples")
+        raise ValueError(f"labels: {n} samples came, and only {len(known)} labels are left for them; "
+            "labels have to come in the order of the samples")
     self.pending = [known[n:]] if len(known)>n else []
     self.labels.append(known[:n])
     return known[:n]
