@@ -20,11 +20,12 @@ def check_features(
 ):
     "Raise `ValueError` unless `x` is (N, D) and `w` is (C, D), both floating point, with C and D at least 1"
     for name,t,shape in (('x', x, '(N, D)'), ('w', w, '(C, D)')):
-        if not isinstance(t, torch.Tensor): raise ValueError(f"{name}: expected a tensor or a NumPy array of shape {shape}, got {type(t).__name__}")
+        if not isinstance(t, torch.Tensor):
+            raise ValueError(f"{name}: expected a tensor or a NumPy array of shape {shape}, got {type(t).__name__}")
         if t.ndim!=2: raise ValueError(f"{name}: expected shape {shape}, got {tuple(t.shape)}")
         if not t.is_floating_point(): raise ValueError(f"{name}: expected floating point, got {t.dtype}")
-    if w.shape[0]==0: raise ValueError("w: expected at least one class, got shape " + str(tuple(w.shape)))
-    if w.shape[1]==0: raise ValueError("w: expected at least one dimension, got shape " + str(tuple(w.shape)))
+    if w.shape[0]==0: raise ValueError(f"w: expected at least one class, got shape {tuple(w.shape)}")
+    if w.shape[1]==0: raise ValueError(f"w: expected at least one dimension, got shape {tuple(w.shape)}")
     if x.shape[1]!=w.shape[1]: raise ValueError(f"x: expected {w.shape[1]} columns, as w has, got shape {tuple(x.shape)}")
     if x.device!=w.device: raise ValueError(f"w: expected on {x.device}, where x is, got {w.device}")
 
@@ -37,7 +38,8 @@ def check_labels(
     "Raise `ValueError` unless `y` holds `n` integer labels below `n_classes`"
     if not isinstance(y, torch.Tensor): raise ValueError(f"y: expected a tensor or a NumPy array of shape (N,), got {type(y).__name__}")
     if y.ndim!=1: raise ValueError(f"y: expected shape (N,), got {tuple(y.shape)}")
-    if y.is_floating_point() or y.is_complex() or y.dtype==torch.bool: raise ValueError(f"y: expected integer labels, got {y.dtype}")
+    if y.is_floating_point() or y.is_complex() or y.dtype==torch.bool:
+        raise ValueError(f"y: expected integer labels, got {y.dtype}")
     if len(y)!=n: raise ValueError(f"y: expected {n} labels, one a row of x, got {len(y)}")
     y = y.long()
     smallest,largest = y.aminmax() if n else (0, 0)
@@ -55,8 +57,10 @@ def check_class_norms(
     bad = ~(torch.isfinite(norm) & (norm>0))
     if bad.any():
         i = bad.nonzero()[0].item()
-        raise ValueError(f"w: row {first+i} (class {first+i}) {'is zero' if norm[i]==0 else 'is not finite'}; every class vector needs a direction")
+        what = 'is zero' if norm[i]==0 else 'is not finite'
+        raise ValueError(f"w: row {first+i} (class {first+i}) {what}; every class vector needs a direction")
 
+# %% ../nbs/core.ipynb #c950fbdc
 def report_invalid(
     invalid: torch.Tensor, # Which rows of `x` have no direction: boolean (N,)
     on_invalid: str='warn', # 'warn', or 'raise'
@@ -69,6 +73,7 @@ def report_invalid(
     warnings.warn(f"{what}; their scores are NaN", stacklevel=3)
 
 def check_on_invalid(on_invalid):
+    "Raise `ValueError` unless it is 'warn' or 'raise'"
     if on_invalid not in ('warn', 'raise'): raise ValueError(f"on_invalid: expected 'warn' or 'raise', got {on_invalid!r}")
 
 # %% ../nbs/core.ipynb #61cd148d
@@ -80,6 +85,7 @@ def as_tensor(a):
     if a.dtype.kind not in 'fiub': raise ValueError(f"expected an array of numbers, got dtype {a.dtype}")
     return torch.from_numpy(a)
 
+# %% ../nbs/core.ipynb #6f6c12ef
 def takes_arrays(f):
     "Let `f`, written for tensors, take NumPy arrays too: if any argument is an array, tensors come back as arrays"
     @functools.wraps(f)

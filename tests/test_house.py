@@ -1,5 +1,5 @@
 "The plan of the house: who imports whom, what a page may hold, and that every link leads somewhere."
-import ast, importlib, json, re
+import ast, importlib, io, json, re, tokenize
 from pathlib import Path
 import pytest, yaml
 import avh_nb
@@ -140,6 +140,43 @@ def test_what_is_exported_is_shown():
     "A study shows its code: what the site would hide stands on a short list"
     hidden = [str(p.relative_to(ROOT/'nbs')) for p in NOTEBOOKS for kind,s in cells(p) if kind=='code' and s.startswith('#| exporti')]
     assert hidden==[]
+
+def parameter_comments(source):
+    "Comments beside the parameters, the result and the fields of each definition of a cell"
+    comments = {t.start[0]: t.string for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type==tokenize.COMMENT}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith('_') and node.name!='__init__': continue
+        if isinstance(node, ast.FunctionDef): signature = range(node.lineno, node.body[0].lineno)
+        elif isinstance(node, ast.ClassDef): signature = [f.lineno for f in node.body if isinstance(f, ast.AnnAssign)]
+        else: continue
+        for line in signature:
+            if line in comments: yield node.name,comments[line]
+
+def test_no_signature_shows_raw_markdown():
+    "nbdev makes a link of the back-ticked name of anything public, and in a signature the link is shown as it is written"
+    public = {n for p in MODULES for n in re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', p.read_text(encoding='utf-8'), flags=re.S)[1])}
+    assert {'score', 'Head', 'AngularLinear', 'Images'} <= public
+    wrong = [f'{p.relative_to(ROOT/"nbs")}: {definition}: {name}' for p in NOTEBOOKS for kind,s in cells(p) if kind=='code' and exported(s)
+        for definition,comment in parameter_comments(s) for name in re.findall(r'`([\w.]+)`', comment) if set(name.split('.')) & public]
+    assert wrong==[]
+
+def test_parameter_comments_are_found():
+    source = """
+def f(
+    x, # What `score` takes
+)->int: # A number
+    "Says"
+    return 1 # not this
+
+class A:
+    b: int # Field
+    def __init__(self,
+        c, # Argument
+    ): pass
+    def _hidden(self, # no
+    ): pass
+"""
+    assert list(parameter_comments(source))==[('f', '# What `score` takes'), ('f', '# A number'), ('A', '# Field'), ('__init__', '# Argument')]
 
 @pytest.mark.parametrize('page', NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT/'nbs')))
 def test_links_lead_somewhere(page):

@@ -18,6 +18,7 @@ from ..core import results_folder, work_folder
 from ..report.records import read_records
 from ..measure.scores import HARD_IS, avh, score
 from ..stats.correlation import BIN_EDGES, bin_index, spearman
+from ..watch.callbacks import learner_callback
 from ..watch.tracker import Tracker, read_trace, write_parquet
 
 # %% ../../nbs/paper/human.ipynb #41c59f2c
@@ -82,7 +83,7 @@ def train_and_trace(config, seed, device, folder):
     set_seed(seed)
     model = FAMILIES[config['arch']](len(train.classes), config['bias'], config['signed'])
     learner = Learner(model, train, config['epochs'], LR[config['arch']], config.get('schedule', 'cycle'), label_smoothing=config['label_smoothing'], seed=seed,
-        augment=mirror if config['augment']=='mirror' else None, callbacks=[Tracker(test, folder/'trace', extra=centred_scores)],
+        augment=mirror if config['augment']=='mirror' else None, callbacks=[learner_callback(Tracker(folder=folder/'trace'), test, centred_scores)],
         checkpoint=folder/'checkpoint.safetensors', mixed_precision='bf16', device=device).fit()
     return learner,read_trace(folder/'trace'),hsf
 

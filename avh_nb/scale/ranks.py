@@ -11,10 +11,10 @@ from dataclasses import fields
 from ..core import check_class_norms, check_features, check_labels, check_on_invalid, compute_dtype, exact_matmul, report_invalid
 from ..engine.choice import loss_engine, over_samples, which_engine
 from ..engine.reference import slices
-from ..engine.tally import CLASSES, Tally, scores_of
+from ..engine.tally import CLASSES, Tally
 from ..loss.angular import check_scale, default_scale
 from ..loss.fused import loss_and_gradients
-from ..measure.scores import Scores
+from ..measure.scores import Scores, scores_of
 
 # %% ../../nbs/scale/ranks.ipynb #f6fb4c00
 def _agree(check, device, group):

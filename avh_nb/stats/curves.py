@@ -12,9 +12,11 @@ import numpy as np
 def _curve(values, epochs=None, name='values'):
     values = np.asarray(values, float)
     if values.ndim!=1 or len(values)<2: raise ValueError(f"{name}: expected at least 2 epochs, shape (T,), got {values.shape}")
-    if not np.isfinite(values).all(): raise ValueError(f"{name}: expected finite values, got {values[~np.isfinite(values)][0]} at index {np.flatnonzero(~np.isfinite(values))[0]}")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad): raise ValueError(f"{name}: expected finite values, got {values[bad[0]]} at index {bad[0]}")
     epochs = np.arange(len(values)) if epochs is None else np.asarray(epochs, float)
-    if epochs.shape!=values.shape or (np.diff(epochs)<=0).any(): raise ValueError(f"epochs: expected {len(values)} rising values, got shape {epochs.shape}")
+    if epochs.shape!=values.shape or (np.diff(epochs)<=0).any():
+        raise ValueError(f"epochs: expected {len(values)} rising values, got shape {epochs.shape}")
     return values,epochs
 
 def plateau(
@@ -37,7 +39,7 @@ def growth_rate(
     epochs=None, # (T,) rising; None counts from 0
     last: float=.5, # Share of the epochs that is looked at, from the end
 )->float: # Per epoch; .01 is one percent an epoch
-    "Slope of the logarithm of a curve over the last part of the training, by least squares (discovery 3); raises `ValueError` on bad curves"
+    "Slope of the logarithm of a curve over the last part of the training, by least squares (discovery 3); `ValueError` on bad curves"
     values,epochs = _curve(values, epochs)
     if (values<=0).any(): raise ValueError(f"values: expected positive values, got {values.min()} at index {values.argmin()}")
     if not 0<last<=1: raise ValueError(f"last: expected a share above 0 and up to 1, got {last}")

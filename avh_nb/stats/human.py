@@ -7,9 +7,10 @@ __all__ = ['human_selection_frequency', 'human_entropy', 'noise_ceiling', 'Align
 
 # %% ../../nbs/stats/human.ipynb #316e122f
 import numpy as np
+from fastcore.basics import patch
 from ..core import optional
 from ..measure.scores import HARD_IS
-from .correlation import binned_spearman, bootstrap_spearman, interval, meng_z, partial_spearman, spearman
+from .correlation import Interval, binned_spearman, bootstrap_spearman, meng_z, partial_spearman, spearman
 from scipy import stats
 
 # %% ../../nbs/stats/human.ipynb #d417424d
@@ -27,10 +28,13 @@ def human_selection_frequency(
 )->np.ndarray: # (N,) from 0 to 1; low = hard for people
     "Share of the annotators who chose the label (the paper's HSF)"
     counts,y = _check_counts(counts),np.asarray(y)
-    if y.shape!=(len(counts),) or y.dtype.kind not in 'iu': raise ValueError(f"y: expected {len(counts)} integer labels, got {y.dtype} of shape {y.shape}")
-    if len(y) and not (0<=y.min() and y.max()<counts.shape[1]): raise ValueError(f"y: expected labels from 0 to {counts.shape[1]-1}, got {y.min()} to {y.max()}")
+    if y.shape!=(len(counts),) or y.dtype.kind not in 'iu':
+        raise ValueError(f"y: expected {len(counts)} integer labels, got {y.dtype} of shape {y.shape}")
+    if len(y) and not (0<=y.min() and y.max()<counts.shape[1]):
+        raise ValueError(f"y: expected labels from 0 to {counts.shape[1]-1}, got {y.min()} to {y.max()}")
     return counts[np.arange(len(y)), y]/counts.sum(1)
 
+# %% ../../nbs/stats/human.ipynb #3c9fbd3d
 def human_entropy(
     counts, # Votes (N, C), integers
 )->np.ndarray: # (N,) nats; high = people disagree, whatever the label
@@ -58,6 +62,16 @@ def noise_ceiling(
     r = float(np.mean(r))
     return dict(split_half=r, reliability=2*r/(1+r), ceiling=(2*r/(1+r))**.5)
 
+# %% ../../nbs/stats/human.ipynb #675cc790
+def _easy(runs, hard_is):
+    "Scores of each seed, turned so that high means easy: names, (S, K, N)"
+    def turn(run):
+        pairs = run.items() if hasattr(run, 'items') else run
+        return {k: np.asarray(v, float)*(1 if hard_is[k]=='low' else -1) for k,v in pairs if k in hard_is}
+    turned = [turn(r) for r in runs]
+    names = list(turned[0])
+    return names,np.stack([[r[n] for n in names] for r in turned])
+
 # %% ../../nbs/stats/human.ipynb #375397fd
 class Alignment:
     "Correlations of scores with human judgement, over one or more seeds, and draws of their mean"
@@ -65,58 +79,69 @@ class Alignment:
         self.rho,self.draws,self.bins,self.z,self.partial = rho,draws,bins,z,partial # (S, K), (n_boot, K), (S, K, 5), (S, K), (S, K)
         self.names,self.reference = names,reference
 
-    @classmethod
-    def of(cls,
-        runs: list, # For each seed a mapping from name to (N,) values
-        human, # (N,) from 0 to 1, high = easy
-        reference: str='confidence', # Which score the others are compared with
-        hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard; others are left out
-        n_boot: int=1000,
-        seed: int=0,
-    ):
-        "Hold the scores of one network, trained with several seeds, against people"
-        runs = [{k: np.asarray(v, float)*(1 if hard_is[k]=='low' else -1) for k,v in (r.items() if hasattr(r, 'items') else r) if k in hard_is} for r in runs]
-        names,human = list(runs[0]),np.asarray(human, float)
-        if reference not in names: raise ValueError(f"reference: expected one of {sorted(names)}, got {reference!r}")
-        ref,(s,k) = names.index(reference),(len(runs), len(names))
-        easy = np.stack([[r[n] for n in names] for r in runs])
-        rho = np.array([[spearman(v, human) for v in e] for e in easy])
-        draws = bootstrap_spearman(easy.reshape(s*k, -1), human, n_boot, seed).reshape(n_boot, s, k)
-        drawn = np.random.default_rng(seed+1).integers(0, s, (n_boot, s))
-        draws = np.take_along_axis(draws, drawn[:, :, None], 1).mean(1)
-        z = np.array([[meng_z(rho[i, j], rho[i, ref], spearman(v, e[ref]), len(human)) for j,v in enumerate(e)] for i,e in enumerate(easy)])
-        partial = np.array([[partial_spearman(v, human, e[ref]) if j!=ref else 0. for j,v in enumerate(e)] for e in easy])
-        return cls(rho, draws, np.array([[binned_spearman(v, human) for v in e] for e in easy]), z, partial, names, reference)
-
-    @classmethod
-    def mean(cls, alignments):
-        "Several networks as one: their mean, each with the same weight; they must have been drawn with one `seed` and `n_boot`, on the same images"
-        first = alignments[0]
-        return cls(*(np.concatenate([getattr(a, n) for a in alignments]) if n!='draws' else np.mean([a.draws for a in alignments], axis=0)
-            for n in ('rho', 'draws', 'bins', 'z', 'partial')), first.names, first.reference)
-
-    def difference(self, a, b):
-        "Correlation of score `a` minus that of `b`, and its 95 % interval"
+    def difference(self,
+        a: str, # Name of a score
+        b: str, # Of another
+    )->Interval: # 95 %
+        "Correlation of score `a` minus that of `b`"
         i,j = self.names.index(a),self.names.index(b)
-        return self.rho[:, i].mean()-self.rho[:, j].mean(),*interval(self.draws[:, i]-self.draws[:, j])
+        return Interval.of(self.rho[:, i].mean()-self.rho[:, j].mean(), self.draws[:, i]-self.draws[:, j])
 
-    def table(self):
-        "A pandas DataFrame, one row a score: rho, its interval, z = atanh rho, bin 1 to 5, difference from the reference with interval, p, partial"
-        rows = []
-        for i,name in enumerate(self.names):
-            (low,high),(d,dlow,dhigh) = interval(self.draws[:, i]),self.difference(name, self.reference)
-            with np.errstate(divide='ignore'): fisher = np.arctanh(self.rho[:, i].mean())
-            rows.append(dict(score=name, rho=self.rho[:, i].mean(), low=low, high=high, z=fisher, **{f'bin {b+1}': r for b,r in enumerate(self.bins[:, i].mean(0))},
-                difference=d, difference_low=dlow, difference_high=dhigh, p=2*stats.norm.sf(abs(self.z[:, i])).max(), partial=self.partial[:, i].mean()))
-        return optional('pandas', 'study').DataFrame(rows).set_index('score')
+@patch(cls_method=True)
+def of(cls: Alignment,
+    runs: list, # For each seed a mapping from name to (N,) values
+    human, # (N,) from 0 to 1, high = easy
+    reference: str='confidence', # Which score the others are compared with
+    hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard; others are left out
+    n_boot: int=1000,
+    seed: int=0,
+):
+    "Hold the scores of one network, trained with several seeds, against people"
+    (names,easy),human = _easy(runs, hard_is),np.asarray(human, float)
+    if reference not in names: raise ValueError(f"reference: expected one of {sorted(names)}, got {reference!r}")
+    ref,(s,k) = names.index(reference),easy.shape[:2]
+    rho = np.array([[spearman(v, human) for v in e] for e in easy])
+    draws = bootstrap_spearman(easy.reshape(s*k, -1), human, n_boot, seed).reshape(n_boot, s, k)
+    drawn = np.random.default_rng(seed+1).integers(0, s, (n_boot, s))
+    draws = np.take_along_axis(draws, drawn[:, :, None], 1).mean(1)
+    bins = np.array([[binned_spearman(v, human) for v in e] for e in easy])
+    z = np.array([[meng_z(r[j], r[ref], spearman(v, e[ref]), len(human)) for j,v in enumerate(e)] for r,e in zip(rho, easy)])
+    partial = np.array([[partial_spearman(v, human, e[ref]) if j!=ref else 0. for j,v in enumerate(e)] for e in easy])
+    return cls(rho, draws, bins, z, partial, names, reference)
+
+# %% ../../nbs/stats/human.ipynb #b307fa7a
+@patch
+def table(self: Alignment):
+    """A pandas DataFrame, one row a score
+
+    Its columns: rho, its interval, z = atanh rho, bin 1 to 5, difference from the reference with interval, p, partial."""
+    rows = []
+    for i,name in enumerate(self.names):
+        rho,difference = Interval.of(self.rho[:, i].mean(), self.draws[:, i]),self.difference(name, self.reference)
+        with np.errstate(divide='ignore'): fisher = np.arctanh(rho.mean)
+        rows.append(dict(score=name, rho=rho.mean, low=rho.low, high=rho.high, z=fisher,
+            **{f'bin {b+1}': r for b,r in enumerate(self.bins[:, i].mean(0))},
+            difference=difference.mean, difference_low=difference.low, difference_high=difference.high,
+            p=2*stats.norm.sf(abs(self.z[:, i])).max(), partial=self.partial[:, i].mean()))
+    return optional('pandas', 'study').DataFrame(rows).set_index('score')
 
 def alignment(
-    scores, # Name to (N,) values: a `Scores` or any mapping; or a list of them, one a seed
+    scores, # Name to (N,) values: scores, or any mapping; or a list of them, one a seed
     human, # (N,) from 0 to 1, high = easy
     reference: str='confidence', # Which score the others are compared with
     hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard
     n_boot: int=1000,
     seed: int=0,
-): # A pandas DataFrame, one row a score; see `Alignment.table`
+): # A pandas DataFrame, one row a score, as the table of an Alignment
     "Rank correlation of each score with human judgement, with intervals and comparison (table 1)"
     return Alignment.of(scores if isinstance(scores, list) else [scores], human, reference, hard_is, n_boot, seed).table()
+
+# %% ../../nbs/stats/human.ipynb #55f14925
+@patch(cls_method=True)
+def mean(cls: Alignment,
+    alignments: list, # Drawn with one seed and n_boot, on the same images
+):
+    "Several networks as one: their mean, each with the same weight"
+    seeds = {n: np.concatenate([getattr(a, n) for a in alignments]) for n in ('rho', 'bins', 'z', 'partial')}
+    draws = np.mean([a.draws for a in alignments], axis=0)
+    return cls(draws=draws, names=alignments[0].names, reference=alignments[0].reference, **seeds)

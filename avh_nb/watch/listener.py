@@ -7,58 +7,91 @@ __all__ = ['Listener']
 
 # %% ../../nbs/watch/listener.ipynb #978a7169
 import torch
-from ..measure.head import find_head, head_scores, is_head
+from contextlib import ExitStack
+from fastcore.basics import patch
+from ..measure.head import Head, check_logits, eager, find_head, named_head
 from ..measure.scores import Scores
 
 # %% ../../nbs/watch/listener.ipynb #a6a0489f
 class Listener:
-    "Scores what enters the head of a network while somebody else runs it in evaluation mode; errors name labels that are too few or too many"
+    """Scores what enters the head of a network while somebody else runs it in evaluation mode
+
+    Errors name labels that are too few or too many."""
     def __init__(self,
         model: torch.nn.Module, # A classifier that ends in a linear layer
         head: str=None, # Name of that layer; None finds it when the model is first called
-        labels=None, # (N,) of all samples in the order in which they will come; None: `expect` them batch by batch, or go without
+        labels=None, # (N,) of all samples in the order in which they will come; None: announced batch by batch, or none at all
     ):
-        self.model,self.found = model,None
+        self.model,self.found,self.checked = model,None,False
         self.clear()
         if labels is not None: self.expect(labels)
-        self.handles = [model.register_forward_pre_hook(self._model_called, with_kwargs=True)]
-        if head: self._hook(head)
+        layer = named_head(model, head) if head else None
+        self.handles = [model.register_forward_pre_hook(lambda *called: self._model_called(*called), with_kwargs=True)]
+        if layer is not None: self._hook(head, layer)
+        self.context = ExitStack()
+        self.context.enter_context(eager()) # a compiled model would pass by unheard
     def expect(self, labels):
         "Announce the labels of samples that are about to come"
         self.pending.append(torch.as_tensor(labels).flatten().cpu())
-    def _hook(self, name):
-        layer = dict(self.model.named_modules()).get(name)
-        if not is_head(layer): raise ValueError(f"head: expected the name of an nn.Linear, {name!r} is {'a '+type(layer).__name__ if layer is not None else 'not in the model'}")
-        self.found = name
-        self.handles.append(layer.register_forward_pre_hook(self._head_called))
-    def find(self, batch):
-        "Find the head, if it is not known yet, by running the model on a batch, or by a function that runs it"
-        if self.found is None:
-            self.found = '' # finding the head calls the model, which must not look for it again
-            self._hook(find_head(self.model, batch)[0])
-    def _model_called(self, model, args, kwargs):
-        if model.training: return
-        self.find(lambda m: m(*args, **kwargs))
-        if self.found and kwargs.get('labels') is not None: self.expect(kwargs['labels'])
-    def _head_called(self, layer, args):
-        if layer.training: return
-        x,y = args[0].detach(),None
-        if x.ndim!=2: raise ValueError(f"head: {self.found!r} has to run on features (N, D), it ran on {tuple(x.shape)}")
-        if self.pending:
-            known = torch.cat(self.pending)
-            if len(known)<len(x): raise ValueError(f"labels: {len(x)} samples came, and only {len(known)} labels are left for them; labels have to come in the order of the samples")
-            y,self.pending = known[:len(x)],[known[len(x):]] if len(known)>len(x) else []
-            self.labels.append(y)
-        elif self.labels: raise ValueError(f"labels: {len(x)} samples came after the last label; expected as many labels as samples")
-        self.parts.append(head_scores(layer, x, y).cpu())
-    def clear(self): self.parts,self.labels,self.pending = [],[],[]
+    def clear(self):
+        "Forget what was heard, and what was announced"
+        self.parts,self.labels,self.pending = [],[],[]
     def close(self):
+        "Take all hooks off the model"
         for h in self.handles: h.remove()
         self.handles = []
-    def frame(self):
-        "The scores so far, one row a sample, with `label` where labels are known"
-        if not self.parts: raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself")
-        if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")
-        frame = Scores.cat(self.parts).to_frame()
-        if self.labels: frame['label'] = torch.cat(self.labels).numpy()
-        return frame
+        self.context.close()
+
+# %% ../../nbs/watch/listener.ipynb #0d742583
+@patch
+def _hook(self: Listener, name, layer):
+    self.found = name
+    self.handles.append(layer.register_forward_hook(lambda *ran: self._head_ran(*ran)))
+
+@patch
+def find(self: Listener,
+    batch, # Anything unpack_batch takes, such as a function that runs the model
+):
+    "Find the head, if it is not known yet, by running the model on a batch"
+    if self.found is not None: return
+    self.found = '' # finding the head calls the model, which must not look for it again
+    self._hook(*find_head(self.model, batch))
+
+@patch
+def _model_called(self: Listener, model, args, kwargs):
+    if model.training: return
+    self.find(lambda m: m(*args, **kwargs))
+    if self.found and kwargs.get('labels') is not None: self.expect(kwargs['labels'])
+
+# %% ../../nbs/watch/listener.ipynb #d11f0d0a
+@patch
+def _head_ran(self: Listener, layer, args, out):
+    if layer.training: return
+    head = Head.of(layer)
+    x = head.features(args[0])
+    if not self.checked: check_logits(head, x, out, self.found)
+    self.checked = True
+    self.parts.append(head.score(x, self._labels(len(x))).cpu())
+
+@patch
+def _labels(self: Listener, n):
+    "The labels of the next n samples; None where there are none"
+    if not self.pending:
+        if self.labels: raise ValueError(f"labels: {n} samples came after the last label; expected as many labels as samples")
+        return None
+    known = torch.cat(self.pending)
+    if len(known)<n:
+        raise ValueError(f"labels: {n} samples came, and only {len(known)} labels are left for them; "
+            "labels have to come in the order of the samples")
+    self.pending = [known[n:]] if len(known)>n else []
+    self.labels.append(known[:n])
+    return known[:n]
+
+@patch
+def frame(self: Listener):
+    "The scores so far, one row a sample, with `label` where labels are known"
+    if not self.parts: raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself")
+    if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")
+    frame = Scores.cat(self.parts).to_frame()
+    if self.labels: frame['label'] = torch.cat(self.labels).numpy()
+    return frame

@@ -6,14 +6,15 @@
 __all__ = ['write_parquet', 'read_trace', 'trace_means', 'report', 'Tracker']
 
 # %% ../../nbs/watch/tracker.ipynb #c39e7998
-import os, re
+import re
 import pandas as pd, torch
 from contextlib import contextmanager
+from fastcore.basics import patch
 from pathlib import Path
-from ..core import optional
+from ..core import all_or_nothing, optional
+from ..measure.head import unpack_batch
+from ..measure.model import score_model
 from ..stats.curves import growth_rate, plateau, stalled
-from ..data.images import Images
-from ..measure.head import head_scores, score_model, unpack_batch
 from .listener import Listener
 
 # %% ../../nbs/watch/tracker.ipynb #cfe5fe05
@@ -22,17 +23,14 @@ def write_parquet(
     path, # Its folder is made if it is not there
 ):
     "Write a table to Parquet, all or nothing"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
     # Floats are stored byte by byte: the first bytes of neighbours are alike, and compress to two thirds
     floats = [c for c in frame if frame[c].dtype.kind=='f']
-    frame.to_parquet(part, compression='zstd', index=False, use_dictionary=[c for c in frame if c not in floats],
-        column_encoding={c: 'BYTE_STREAM_SPLIT' for c in floats})
-    os.replace(part, path)
+    with all_or_nothing(path) as part:
+        frame.to_parquet(part, compression='zstd', index=False, use_dictionary=[c for c in frame if c not in floats],
+            column_encoding={c: 'BYTE_STREAM_SPLIT' for c in floats})
 
 def read_trace(
-    folder, # Of a `Tracker`
+    folder, # Of a tracker
 )->pd.DataFrame: # One row a sample and epoch, with columns `epoch` and `image` before the scores
     "All epochs of a trace; `FileNotFoundError` where there are none"
     files = sorted(Path(folder).glob('epoch-*.parquet'))
@@ -40,8 +38,9 @@ def read_trace(
     frames = {int(f.stem.split('-')[1]): pd.read_parquet(f) for f in files}
     return pd.concat(frames, names=['epoch', 'image']).reset_index()
 
+# %% ../../nbs/watch/tracker.ipynb #9a117466
 def trace_means(
-    trace: pd.DataFrame, # As `read_trace` gives it
+    trace: pd.DataFrame, # As read_trace gives it
 )->pd.DataFrame: # One row an epoch: means of all scores, of what was logged, and `accuracy` where labels are known
     "A trace as curves"
     if 'label' in trace: trace = trace.assign(accuracy=(trace.pred==trace.label).astype(float))
@@ -49,13 +48,14 @@ def trace_means(
 
 # %% ../../nbs/watch/tracker.ipynb #7d602f8e
 def report(
-    trace: pd.DataFrame, # As `read_trace` gives it
+    trace: pd.DataFrame, # As read_trace gives it
     criterion: float=.95, # Share of its change after which a curve is on its plateau
     patience: int=3, # Epochs after which AVH that stands still has stalled
 )->dict: # NaN where one epoch is too few to tell
     "What a trace says about training so far: plateau epochs, growth of the norm, and whether AVH has stalled while the loss falls"
     means = trace_means(trace)
-    loss = means['train_loss' if 'train_loss' in means and means.train_loss.notna().sum()>1 else 'loss'].dropna() # before training there is no training loss
+    # Before training there is no training loss
+    loss = means['train_loss' if 'train_loss' in means and means.train_loss.notna().sum()>1 else 'loss'].dropna()
     res = dict(epochs=int(means.index[-1]))
     for name,curve in dict(avh=means.avh, accuracy=means.get('accuracy'), loss=loss).items():
         if curve is not None: res[f'{name}_plateau'] = plateau(curve, curve.index, criterion) if len(curve)>1 else float('nan')
@@ -68,45 +68,12 @@ def report(
 class Tracker:
     "Scores held-out data after each epoch and keeps a trace"
     def __init__(self,
-        data=None, # Held-out data: a loader of (inputs, labels) for `track`, `Images` for a `Learner`, nothing for `listen`
+        data=None, # Held-out data for `track`: a loader of (inputs, labels)
         folder=None, # Where to write; None keeps the trace in memory
         head: str=None, # Name of the last linear layer; None finds it
-        extra=None, # For a `Learner`: function (x, w, y, bias) -> dict of further columns, from features, class vectors, labels and bias
     ):
         optional('pandas', 'study'); optional('pyarrow', 'study')
-        self.data,self.folder,self.head,self.extra,self.frames = data,folder and Path(folder),head,extra,{}
-
-    def track(self,
-        model: torch.nn.Module, # A classifier that ends in a linear layer; left in the mode it is in
-        epoch: int=None, # Number of finished epochs; None counts on from the last
-        **logged, # Numbers to keep beside the scores, such as train_loss
-    ):
-        "Score the held-out data with the model as it is now"
-        if self.data is None or isinstance(self.data, Images): raise ValueError(f"data: expected a loader of (inputs, labels), got {'none' if self.data is None else 'Images, which are for a Learner'}; give the tracker one, or use `listen`")
-        labels = []
-        def loader():
-            for batch in self.data:
-                y = unpack_batch(batch)[1]
-                if y is not None: labels.append(torch.as_tensor(y).cpu())
-                yield batch
-        frame = score_model(model, loader(), self.head, progress=False).to_frame()
-        if labels: frame['label'] = torch.cat(labels).numpy()
-        self.keep(frame, epoch, **logged)
-
-    @contextmanager
-    def listen(self,
-        model: torch.nn.Module, # A classifier that ends in a linear layer, in evaluation mode within the block
-        labels=None, # (N,) in the order in which samples pass; None: scores speak of the predicted class
-        epoch: int=None, # Number of finished epochs; None counts on from the last
-        **logged, # Numbers to keep beside the scores, such as train_loss
-    ):
-        "Score what your own validation loop sends through the model within the block"
-        listener = Listener(model, self.head, labels)
-        try: yield listener
-        finally: listener.close()
-        self.head = listener.found
-        self.keep(listener.frame(), epoch, **logged)
-
+        self.data,self.folder,self.head,self.frames = data,folder and Path(folder),head,{}
     def keep(self, frame, epoch=None, **logged):
         "Add the scores of one epoch to the trace"
         for k,v in logged.items(): frame[k] = float(v)
@@ -126,14 +93,38 @@ class Tracker:
         "What the trace says about training so far, as `report` does"
         return report(self.trace(), criterion, patience)
 
-    def before_fit(self, learner): self.after_epoch(learner)
-    def after_epoch(self, learner):
-        "Callback of a `Learner`"
-        x,head = learner.features(self.data),learner.bare_model.head
-        y = self.data.y.to(x.device)
-        w,bias = head.weight.detach(),None if head.bias is None else head.bias.detach()
-        frame = head_scores(head, x, y).to_frame()
-        frame['label'] = self.data.y.numpy()
-        for k,v in (self.extra(x, w, y, bias) if self.extra else {}).items(): frame[k] = v.cpu().numpy()
-        logged = dict(train_loss=learner.history[-1]['loss'], train_accuracy=learner.history[-1]['accuracy']) if learner.history else {}
-        self.keep(frame, learner.epoch, **logged)
+# %% ../../nbs/watch/tracker.ipynb #4d22d2f2
+@patch
+def track(self: Tracker,
+    model: torch.nn.Module, # A classifier that ends in a linear layer; left in the mode it is in
+    epoch: int=None, # Number of finished epochs; None counts on from the last
+    **logged, # Numbers to keep beside the scores, such as train_loss
+):
+    "Score the held-out data with the model as it is now"
+    if self.data is None or not hasattr(self.data, '__iter__'):
+        got = 'none' if self.data is None else type(self.data).__name__
+        raise ValueError(f"data: expected a loader of (inputs, labels), got {got}; give the tracker one, or use `listen`")
+    labels = []
+    def loader():
+        for batch in self.data:
+            y = unpack_batch(batch)[1]
+            if y is not None: labels.append(torch.as_tensor(y).cpu())
+            yield batch
+    frame = score_model(model, loader(), self.head, progress=False).to_frame()
+    if labels: frame['label'] = torch.cat(labels).numpy()
+    self.keep(frame, epoch, **logged)
+
+@patch
+@contextmanager
+def listen(self: Tracker,
+    model: torch.nn.Module, # A classifier that ends in a linear layer, in evaluation mode within the block
+    labels=None, # (N,) in the order in which samples pass; None: scores speak of the predicted class
+    epoch: int=None, # Number of finished epochs; None counts on from the last
+    **logged, # Numbers to keep beside the scores, such as train_loss
+):
+    "Score what your own validation loop sends through the model within the block"
+    listener = Listener(model, self.head, labels)
+    try: yield listener
+    finally: listener.close()
+    self.head = listener.found
+    self.keep(listener.frame(), epoch, **logged)

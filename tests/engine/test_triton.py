@@ -7,7 +7,7 @@ from avh_nb.angle import angle_between, pairs_in_float64
 from avh_nb.engine import reference as torch_engines
 from avh_nb.engine.reference import TorchEngine, TorchLoss
 from avh_nb.loss.angular import avh_loss
-from avh_nb.engine.tally import scores_of
+from avh_nb.measure.scores import scores_of
 from avh_nb.engine.choice import which_engine
 from conftest import interpreter
 pytest.importorskip('triton')

@@ -3,9 +3,9 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from avh_nb.stats.human import alignment, human_entropy, human_selection_frequency, noise_ceiling
+from avh_nb.stats.human import Alignment, alignment, human_entropy, human_selection_frequency, noise_ceiling
 from avh_nb.measure.scores import HARD_IS
-from avh_nb.stats.correlation import bin_index, bootstrap_spearman, compare_dependent, meng_z, partial_spearman, spearman
+from avh_nb.stats.correlation import Interval, bin_index, bootstrap_spearman, compare_dependent, meng_z, partial_spearman, spearman
 
 values = arrays(float, st.integers(4, 40), elements=st.integers(-5, 5).map(float)) # many ties
 
@@ -42,7 +42,8 @@ def test_paired_bootstrap_and_test_agree():
     shared,human = rng.normal(size=(2, 2000))
     a,b = (human*k+shared+.3*rng.normal(size=2000) for k in (.5, .4))
     c = compare_dependent(a, b, human)
-    assert c.low>0 and c.p<.001 and c.low<c.difference<c.high
+    d = c.difference
+    assert d.low>0 and c.p<.001 and d.low<d.mean<d.high and d.verdict()=='yes'
 
 def test_partial_correlation_of_what_adds_nothing():
     rng = np.random.default_rng(0)
@@ -75,3 +76,15 @@ def test_alignment_turns_every_score_towards_easy():
     human = np.linspace(.1, 1, 50)
     t = alignment({k: human if end=='low' else -human for k,end in HARD_IS.items()}, human, n_boot=10)
     np.testing.assert_allclose(t.rho, 1); np.testing.assert_allclose(t.difference, 0, atol=1e-12)
+
+def test_a_difference_is_an_interval_and_the_table_says_the_same():
+    rng = np.random.default_rng(0)
+    human = rng.uniform(size=200)
+    runs = [dict(avh=-human+rng.normal(size=200), confidence=human+rng.normal(size=200), norm=rng.normal(size=200)) for _ in range(3)]
+    a = Alignment.of(runs, human, n_boot=50)
+    d,row = a.difference('avh', 'confidence'),a.table().loc['avh']
+    assert isinstance(d, Interval) and d==(row.difference, row.difference_low, row.difference_high)
+    assert d.mean==pytest.approx(np.mean([spearman(-r['avh'], human)-spearman(r['confidence'], human) for r in runs]))
+    assert list(row.index)==['rho', 'low', 'high', 'z', *[f'bin {b}' for b in range(1, 6)], 'difference', 'difference_low', 'difference_high', 'p', 'partial']
+    both = Alignment.mean([a, a])
+    assert both.table().loc['avh', ['rho', 'low', 'high']].tolist()==pytest.approx(row[['rho', 'low', 'high']].tolist())

@@ -9,6 +9,7 @@ import sys, time, torch
 from avh_nb.data.images import digits
 from avh_nb.train.learner import Learner, mirror
 from avh_nb.train.models import small_cnn
+from avh_nb.watch.callbacks import learner_callback
 from avh_nb.watch.tracker import Tracker
 folder, slow = sys.argv[1], float(sys.argv[2])
 
@@ -18,7 +19,7 @@ class Slow:
 torch.set_num_threads(1)
 train, test = digits().split(.8)
 torch.manual_seed(0)
-Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[Tracker(test, folder+'/trace'), Slow()],
+Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[learner_callback(Tracker(folder=folder+'/trace'), test), Slow()],
     checkpoint=folder+'/run.safetensors', progress=False).fit()
 '''
 
