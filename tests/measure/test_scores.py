@@ -132,3 +132,33 @@ def test_import_is_light():
     code = "import sys, avh_nb; print([m for m in ('pandas', 'seaborn', 'sklearn', 'timm', 'transformers', 'accelerate', 'matplotlib', 'scipy', 'torchvision') if m in sys.modules])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip()=='[]'
+
+def test_one_table_says_everything_of_a_score():
+    "Fields, hard ends and documentation are those of `SCORES`"
+    import dataclasses
+    from avh_nb.measure import scores
+    names = ['confidence', 'entropy', 'loss', 'el2n', 'margin', 'norm', 'angle', 'avh', 'avc', 'angular_gap']
+    assert list(scores.SCORES)==list(HARD_IS)==names and [f.name for f in dataclasses.fields(av.Scores)]==['pred', *names]
+    for name,d in scores.SCORES.items():
+        assert HARD_IS[name]==d.hard and d.formula and d.label and f'- {name}: {d.meaning}' in av.Scores.__doc__
+    assert {k for k,d in scores.SCORES.items() if d.hard=='high'}=={'entropy', 'loss', 'el2n', 'angle', 'avh'}
+
+def test_a_new_score_is_a_row_and_a_line():
+    "In a process of its own, the row added where the table stands and the formula where the formulas stand"
+    code = """
+import re, sys, types, torch
+from pathlib import Path
+import avh_nb.measure.scores as old
+source = Path(old.__file__).read_text(encoding='utf-8')
+source = source.replace("SCORES = dict(\\n", "SCORES = dict(\\n    nearest=Definition('high', 'min A(x, w_c), c != y', 'nearest', 'smallest other angle', 'rad'),\\n", 1)
+source = source.replace("        confidence=p,\\n", "        confidence=p, nearest=t.nearest,\\n", 1)
+new = types.ModuleType('avh_nb.measure.new'); new.__package__ = 'avh_nb.measure'
+sys.modules['avh_nb.measure.new'] = new
+exec(compile(source, 'new', 'exec'), new.__dict__)
+g = torch.Generator().manual_seed(0)
+x,w,y = torch.randn(6, 5, generator=g),torch.randn(4, 5, generator=g),torch.arange(6)%4
+s = new.score(x, w, y)
+torch.testing.assert_close(s.nearest-s.angle, s.angular_gap)
+assert new.HARD_IS['nearest']=='high' and '- nearest: smallest other angle (rad)' in new.Scores.__doc__ and 'nearest' in s.to_frame()
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)
