@@ -112,7 +112,7 @@ def test_tallies_may_be_of_float32():
     for (name,a),(_,b) in zip(added, t):
         assert a.dtype==(torch.int64 if name in tally.CLASSES else torch.float32)
         torch.testing.assert_close(a.double(), b.double(), rtol=1e-5, atol=1e-5)
-    for (name,a),(_,b) in zip(tally.scores_of(added, 30).items(), tally.scores_of(t, 30).items()):
+    for (name,a),(_,b) in zip(scores_of(added, 30).items(), scores_of(t, 30).items()):
         assert a.dtype==(torch.int64 if name=='pred' else torch.float32)
         torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-5)
 
