@@ -6,8 +6,9 @@ from safetensors.torch import load_file
 
 SCRIPT = '''
 import sys, time, torch
-from avh_nb.data.images import digits
-from avh_nb.train.learner import Learner, mirror
+from avh_nb.data.sets import digits
+from avh_nb.data.images import mirror
+from avh_nb.train.learner import Learner
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.tracker import Tracker
 folder, slow = sys.argv[1], float(sys.argv[2])
@@ -50,7 +51,7 @@ def test_sigkill_and_resume(tmp_path):
 LOOP = '''
 import sys, time, torch
 from pathlib import Path
-from avh_nb.data.images import digits
+from avh_nb.data.sets import digits
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.tracker import Tracker
 torch.set_num_threads(1)

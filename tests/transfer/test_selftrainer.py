@@ -12,7 +12,7 @@ from avh_nb.report.records import read_records
 from avh_nb.measure.scores import avc
 from avh_nb.train.checkpoint import LastRound, SourceValidation, TargetOracle
 from avh_nb.transfer.pseudo_labels import METHODS, Audit, class_thresholds, picked_by_one, pseudo_labels, regulariser
-from avh_nb.transfer.leave_one_out import Domain, batches
+from avh_nb.data.domain import Domain, batches
 from avh_nb.transfer.selftrainer import SelfTrainer, portions
 from avh_nb.train.models import small_cnn
 from test_resume import wait_for

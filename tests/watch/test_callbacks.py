@@ -3,7 +3,7 @@ import logging
 from collections import UserDict
 import numpy as np, pytest, torch
 from avh_nb.watch.callbacks import lightning_callback, transformers_callback
-from avh_nb.data.images import digits
+from avh_nb.data.sets import digits
 from avh_nb.measure.head import score_model
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.tracker import Tracker, trace_means
