@@ -68,10 +68,10 @@ DEGRADATIONS = {
 # %% ../../nbs/data/degrade.ipynb #434fd921
 def degrade(
     x: torch.Tensor, # Images (N, channels, height, width), uint8
-    kind: str, # One of `DEGRADATIONS`
+    kind: str, # One of DEGRADATIONS
     level: int, # 0 (as it is) to 5
     seed: int=0, # Of noise and places; the same for all levels of an image
-)->torch.Tensor: # uint8, of the shape of `x`
+)->torch.Tensor: # uint8, of the shape of x
     "Degrade images; raises `ValueError` on an unknown kind or level, or images that are not bytes"
     if kind not in DEGRADATIONS: raise ValueError(f"kind: expected one of {', '.join(DEGRADATIONS)}, got {kind!r}")
     if level not in range(LEVELS+1): raise ValueError(f"level: expected 0 to {LEVELS}, got {level!r}")

@@ -108,12 +108,13 @@ def classes_of(dataset, y):
             dataset = getattr(dataset, inner)
             if isinstance(dataset, list): dataset = dataset[0]
     if getattr(dataset, 'classes', None) is not None: return tuple(dataset.classes)
-    if not len(y) or y.max()<0: raise ValueError("classes: expected the names of the classes, since the data set has neither names nor labels")
+    if not len(y) or y.max()<0:
+        raise ValueError("classes: expected the names of the classes, since the data set has neither names nor labels")
     return tuple(map(str, range(y.max().item()+1)))
 
 # %% ../../nbs/data/domain.ipynb #1683a2f4
 def parts_of(
-    dataset, # Whatever `Domain.of` takes
+    dataset, # Whatever Domain.of takes
 )->tuple: # What can be indexed for inputs; labels (N,); a name
     "Set apart the images and the labels of a data set"
     if isinstance(dataset, Images): return dataset.x,dataset.y,dataset.name
@@ -137,13 +138,15 @@ def normalise_by(
 )->Normalise:
     "By the statistics of the data; on demand by those of at most 200 images, spread evenly over them"
     if isinstance(x, OnDemand): x = x[torch.linspace(0, len(x)-1, min(len(x), 200)).round().long()]
-    if x.ndim!=4: raise ValueError(f"dataset: expected images (N, channels, height, width) of bytes, got shape {tuple(x.shape)}; give floats, or prepare=")
+    if x.ndim!=4:
+        raise ValueError(f"dataset: expected images (N, channels, height, width) of bytes, got shape {tuple(x.shape)}; "
+            "give floats, or prepare=")
     return Normalise(SimpleNamespace(x=x))
 
 # %% ../../nbs/data/domain.ipynb #a81a005d
 @patch(cls_method=True)
 def of(cls: Domain,
-    dataset, # `Images`; tensors (x, y) or a TensorDataset; or a data set of (image, label), read by index
+    dataset, # Images; tensors (x, y) or a TensorDataset; or a data set of (image, label), read by index
     prepare=None, # Function from a batch as it is stored to floats; None: bytes are normalised by their own statistics, floats pass
     augment=None, # Function (batch as it is stored, generator) -> the same, changed at random; in training alone
     classes: tuple=None, # Names; None: those of the data set, or the numbers of its labels
@@ -155,7 +158,8 @@ def of(cls: Domain,
     x,y,its_name = parts_of(dataset)
     classes = classes_of(dataset, y) if classes is None else tuple(classes)
     if len(y) and y.max()>=len(classes):
-        raise ValueError(f"dataset: expected labels below {len(classes)}, as there are classes, got {y.max().item()} for sample {y.argmax().item()}")
+        raise ValueError(f"dataset: expected labels below {len(classes)}, as there are classes, "
+            f"got {y.max().item()} for sample {y.argmax().item()}")
     if prepare is None and len(x):
         first = x[torch.arange(1)]
         if first.dtype==torch.uint8: prepare = normalise_by(x)

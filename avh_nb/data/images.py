@@ -42,7 +42,7 @@ class Images:
 class Normalise:
     "Bytes to floats of mean 0 and variance 1 in each channel, by the statistics of the training images"
     def __init__(self,
-        images: Images, # Or anything whose `x` is uint8 (N, channels, height, width); the first 5,000 count
+        images: Images, # Or anything whose x is uint8 (N, channels, height, width); the first 5,000 count
     ):
         sample = images.x[:5000].float()
         self.mean,std = (f((0, 2, 3)).view(1, -1, 1, 1) for f in (sample.mean, sample.std))

@@ -39,7 +39,7 @@ def mnist5k()->Images:
 class Source:
     "One file of a data set, and where it can be had"
     file: str # Below the data root
-    repo: str='' # A data set on the Hugging Face hub; without it and `remote`, to be had by hand ...
+    repo: str='' # A data set on the Hugging Face hub; without it and remote, to be had by hand ...
     remote: str='' # ... and the file's path in it, or a whole address
     sha256: str='' # Of the file; where empty, the digest that the hub publishes is checked
 
@@ -69,7 +69,7 @@ def locate(
     return path
 
 def available(
-    *names: str, # Of `SOURCES`
+    *names: str, # Of SOURCES
 )->bool:
     "Are all files of these data sets below the data root?"
     return all((data_folder()/s.file).exists() for name in names for s in SOURCES[name])
@@ -94,7 +94,7 @@ def _download(source, part):
     return source.sha256 or hub.get_hf_file_metadata(hub.hf_hub_url(source.repo, source.remote, repo_type='dataset')).etag
 
 def fetch(
-    name: str, # Of `SOURCES`
+    name: str, # Of SOURCES
 )->list: # Paths of its files
     "Download the missing files of a data set to the data root and check their digests"
     if name not in SOURCES: raise ValueError(f"name: expected one of {', '.join(SOURCES)}, got {name!r}")

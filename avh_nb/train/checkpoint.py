@@ -47,7 +47,7 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimizer,
     scheduler, # Of the learning rate, or None
-)->dict: # `info` as it was saved
+)->dict: # info as it was saved
     "Bring model, optimizer and schedule to the saved state"
     with safe_open(path, 'pt') as f:
         header = json.loads(f.metadata()['state'])

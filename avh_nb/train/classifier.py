@@ -47,7 +47,7 @@ def evaluating(
 def as_classifier(
     model: nn.Module, # A classifier that ends in one linear or angular layer
     inputs: torch.Tensor, # Two samples are enough
-): # With `.features(inputs)`, `.head`, and called for logits: the model itself where it has them
+): # With `.features(inputs), .head`, and called for logits: the model itself where it has them
     "Features and head of any classifier; `ValueError` says what is missing in one that has no linear head"
     if is_head(getattr(model, 'head', None)) and callable(getattr(model, 'features', None)):
         with evaluating(model):

@@ -31,7 +31,7 @@ class Learner(Training):
     "Trains a classifier on images in memory: SGD with momentum, a schedule of the learning rate, callbacks after each epoch"
     word = 'epoch'
     def __init__(self,
-        model: torch.nn.Module, # With `.features(images)` and `.head`
+        model: torch.nn.Module, # With `.features(images) and .head`
         train: Images,
         epochs: int,
         lr: float=0.1, # Peak of the schedule
@@ -39,9 +39,9 @@ class Learner(Training):
         weight_decay: float=5e-4,
         batch_size: int=256,
         label_smoothing: float=0.,
-        augment=None, # Function (bytes, generator) -> bytes, such as `avh_nb.data.images.mirror`
+        augment=None, # Function (bytes, generator) -> bytes, such as avh_nb.data.images.mirror
         seed: int=0, # Of the order of images, of augmentation and dropout; the model is made, and seeded, by the caller
-        callbacks: tuple=(), # Objects with `after_epoch(learner)`, and perhaps `before_fit(learner)`
+        callbacks: tuple=(), # Objects with after_epoch(learner), and perhaps before_fit(learner)
         checkpoint=None, # File to save to after each epoch and to resume from if it exists
         mixed_precision: str='no', # 'bf16' trains about 1.6 times faster on recent processors
         device: str='cpu', # 'cpu' or 'cuda'

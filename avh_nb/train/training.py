@@ -32,7 +32,7 @@ class Training:
         steps: int, # Updates a round
         seed: int, # Of all that is random in a round
         identity: dict, # What a checkpoint must agree on
-        selection=None, # Which round's weights to end with, a rule of `avh_nb.train.checkpoint`; None: the last
+        selection=None, # Which round's weights to end with, a rule of avh_nb.train.checkpoint; None: the last
         checkpoint=None, # File to save to after each round and to resume from if it exists
         progress: bool=True, # Show a progress bar?
     ):

@@ -31,7 +31,7 @@ class ERM(DomainAlgorithm):
     "Empirical risk minimisation: one loss on the batches of all domains, SGD with momentum, a learning rate that goes up and down once"
     def __init__(self,
         body: nn.Module, # Inputs to features (B, D)
-        loss: nn.Module, # With `loss(features, labels)`, `loss.logits(features)` and `loss.weight`, as in `avh_nb.loss.angular`
+        loss: nn.Module, # With loss(features, labels), loss.logits(features) and loss.weight, as in avh_nb.loss.angular
         steps: int, # Of the whole training
         lr: float=.01, # Peak
         weight_decay: float=5e-4,
@@ -65,8 +65,8 @@ class ERM(DomainAlgorithm):
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #3f567375
 def check_domains(
-    train: list, # Of `Domain`
-    test: list, # Of `Domain`
+    train: list, # Of Domain
+    test: list, # Of Domain
 ):
     "Raise `ValueError` unless all have labels and the same classes, and none is both trained on and left out"
     for name,domains in (('train', train), ('test', test)):
@@ -86,14 +86,14 @@ class DomainTrainer(Training):
     word = 'check'
     def __init__(self,
         algorithm: DomainAlgorithm,
-        train: list, # Of `Domain`
-        test: list, # Of `Domain`: left out
+        train: list, # Of Domain
+        test: list, # Of Domain: left out
         checks: int=10, # How often to look
         steps: int=50, # Updates between two looks
         batch_size: int=32, # Of each training domain
         validation: float=.2, # Share of each training domain held out
-        selection=None, # Which check to end with, a rule of `avh_nb.train.checkpoint`; None: training-domain validation
-        seed: int=0, # Of the held-out parts, the order of samples, augmentation and dropout; the algorithm is made, and seeded, by the caller
+        selection=None, # Which check to end with, a rule of avh_nb.train.checkpoint; None: training-domain validation
+        seed: int=0, # Of the held-out parts, the order of samples, augmentation and dropout; the caller makes and seeds the algorithm
         checkpoint=None, # File to save to after each check and to resume from if it exists
         device: str='cpu',
         progress: bool=True, # Show a progress bar?

@@ -35,8 +35,8 @@ class SelfTrainer(Training):
         source: Domain,
         target: Domain, # Its labels are used to audit and evaluate, never to train
         schedule: tuple=(0, 0, 0, *portions()), # The portion of each round; 0: source alone
-        method: str='cbst', # One of `avh_nb.transfer.pseudo_labels.METHODS`
-        gate: str=None, # One of `GATES`; None: that of the method
+        method: str='cbst', # One of avh_nb.transfer.pseudo_labels.METHODS
+        gate: str=None, # One of GATES; None: that of the method
         labels: str='softmax', # Label by 'softmax' or by 'avc'
         class_balance: bool=True,
         steps: int=100, # Updates a round: a batch of the source and one of the labelled target each
@@ -46,8 +46,8 @@ class SelfTrainer(Training):
         weight: float=.1, # Of the regulariser
         alpha: float=.25, # Softness of LRENT
         validation: float=.1, # Share of the source held out
-        selection=None, # Which round's weights to end with, a rule of `avh_nb.train.checkpoint`; None: the last
-        seed: int=0, # Of the held-out part, the order of samples, augmentation and dropout; the model is made, and seeded, by the caller
+        selection=None, # Which round's weights to end with, a rule of avh_nb.train.checkpoint; None: the last
+        seed: int=0, # Of the held-out part, the order of samples, augmentation and dropout; the caller makes and seeds the model
         checkpoint=None, # File to save to after each round and to resume from if it exists
         mixed_precision: bool=False, # bfloat16 autocast
         device: str='cpu',
