@@ -1,8 +1,9 @@
 "A run that is killed and resumed ends where an unbroken one ends."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 import pytest, torch
 from avh_nb.watch.tracker import Tracker, read_trace
 from safetensors.torch import load_file
+from processes import wait_for
 
 SCRIPT = '''
 import sys, time, torch
@@ -24,12 +25,6 @@ Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=
 '''
 
 def start(folder, slow): return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder), str(slow)], start_new_session=True)
-
-def wait_for(path, process, seconds=120):
-    end = time.monotonic()+seconds
-    while not path.exists():
-        assert process.poll() is None and time.monotonic()<end, f'{path} did not come'
-        time.sleep(.02)
 
 @pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
 def test_sigkill_and_resume(tmp_path):

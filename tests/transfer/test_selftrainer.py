@@ -15,7 +15,7 @@ from avh_nb.transfer.pseudo_labels import METHODS, Audit, class_thresholds, pick
 from avh_nb.data.domain import Domain, batches
 from avh_nb.transfer.selftrainer import SelfTrainer, portions
 from avh_nb.train.models import small_cnn
-from test_resume import wait_for
+from processes import wait_for
 
 # The slow reference: lists and loops, from the equations
 
@@ -257,8 +257,8 @@ def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45
 SCRIPT = '''
 import sys, time, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_selftrain import toy_trainer
+sys.path[:0] = [sys.argv[3], sys.argv[3]+'/..']
+from test_selftrainer import toy_trainer
 torch.set_num_threads(1)
 folder,slow = Path(sys.argv[1]),sys.argv[2]=='slow'
 t = toy_trainer(schedule=(0, .2, .3, .5), gate='avc', checkpoint=folder/'run.safetensors')
