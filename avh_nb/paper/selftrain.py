@@ -126,7 +126,7 @@ def grid(
 
 def needs(
     todo: list, # Of (config, seed)
-)->tuple: # Names of `avh_nb.data.images.SOURCES`
+)->tuple: # Names of `avh_nb.data.sets.SOURCES`
     "The data that these runs read"
     names = {n for c,_ in todo for n in (c.get('source', 'photo'), c.get('target', 'photo'))}
     return tuple(s for s,domains in (('pacs', PACS_DOMAINS), ('usps', ('usps',))) if names & set(domains))
