@@ -11,18 +11,20 @@ from collections import deque
 
 # %% ../../nbs/data/attack.ipynb #20a00d4d
 def _check(x, y, eps):
-    if not x.is_floating_point() or x.numel() and not (x.min()>=0 and x.max()<=1): raise ValueError(f"x: expected floats from 0 to 1, got {x.dtype}" + (f" from {x.min():.3g} to {x.max():.3g}" if x.numel() else ''))
+    if not x.is_floating_point() or x.numel() and not (x.min()>=0 and x.max()<=1):
+        seen = f' from {x.min():.3g} to {x.max():.3g}' if x.numel() else ''
+        raise ValueError(f"x: expected floats from 0 to 1, got {x.dtype}{seen}")
     if y.shape!=(len(x),): raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
     if not 0<eps<=1: raise ValueError(f"eps: expected above 0 and up to 1, got {eps}")
 
 def pgd_path(
     model, # Function from images to logits
     x: torch.Tensor, # Images (N, ...), floats from 0 to 1
-    y: torch.Tensor, # (N,) their labels, or with `targeted` the classes to go to
+    y: torch.Tensor, # (N,) their labels, or with targeted the classes to go to
     eps: float, # Largest change of a pixel
     steps: int=20,
     step_size: float=None, # Change of a pixel in a step; None: 2.5 eps/steps, so that every corner can be reached
-    targeted: bool=False, # Go to the classes `y`, and not away from them
+    targeted: bool=False, # Go to the classes y, and not away from them
 ):
     "Yield the images after 0, 1, ... `steps` steps of projected gradient descent within eps in the maximum norm"
     _check(x, y, eps)
@@ -40,6 +42,7 @@ def pgd_path(
 
 def _loss(logits, y): return torch.nn.functional.cross_entropy(logits, y, reduction='sum') # each image has its own gradient
 
+# %% ../../nbs/data/attack.ipynb #6fb5aac9
 def pgd(model, x, y, eps, steps=20, step_size=None, targeted=False)->torch.Tensor: # Images of the shape of x
     "The last step of `pgd_path`"
     last, = deque(pgd_path(model, x, y, eps, steps, step_size, targeted), maxlen=1)

@@ -11,11 +11,13 @@ import numpy as np, torch, torch.nn.functional as F
 from functools import cache
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
-from .images import DIGITS, Images
+from .images import Images
+from .sets import DIGITS
 
 # %% ../../nbs/data/digits.ipynb #3ff7e300
-FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic',
-    'STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic', 'cmr10', 'cmb10', 'cmss10', 'cmtt10')
+FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSansMono', 'DejaVuSansMono-Bold',
+    'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic',
+    'cmr10', 'cmb10', 'cmss10', 'cmtt10')
 
 @cache
 def printed_digits(

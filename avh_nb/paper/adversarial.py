@@ -11,7 +11,7 @@ from functools import cache
 from sklearn.metrics import roc_auc_score
 from ..angle import angles
 from ..data.attack import fgsm, pgd_path
-from ..data.images import cifar10
+from ..data.sets import cifar10
 from ..train.models import FAMILIES
 from .dynamics import network, said
 from ..report.plots import style

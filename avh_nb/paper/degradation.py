@@ -8,7 +8,8 @@ __all__ = ['NEEDS', 'SCORES', 'grid', 'run']
 # %% ../../nbs/paper/degradation.ipynb #2030d40f
 import numpy as np, pandas as pd
 from functools import cache
-from ..data.images import Images, cifar10
+from ..data.images import Images
+from ..data.sets import cifar10
 from ..data.degrade import DEGRADATIONS, LEVELS, degrade, within_image_spearman
 from ..train.models import FAMILIES
 from .dynamics import network, said

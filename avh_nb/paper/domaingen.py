@@ -10,11 +10,13 @@ import pandas as pd, torch, torch.nn.functional as F
 from functools import cache
 from itertools import combinations, product
 from torch import nn
-from ..data.images import PACS, PACS_DOMAINS, Images, pacs
+from ..data.sets import PACS, PACS_DOMAINS, pacs
+from ..data.images import Images
 from ..data.digits import resized
-from ..transfer.leave_one_out import ERM, Domain, DomainTrainer
+from ..transfer.leave_one_out import ERM, DomainTrainer
+from ..data.domain import Domain
 from ..transfer.features import pacs_features, standardised
-from ..train.learner import Normalise, mirror
+from ..data.images import Normalise, mirror
 from ..loss.angular import AVHLoss
 from ..loss.family import SoftmaxLoss, neighbour
 from ..train.models import cnn9

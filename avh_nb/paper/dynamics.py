@@ -12,7 +12,7 @@ from functools import cache
 from safetensors.torch import load_model, save_model
 from scipy import stats
 from ..stats.curves import growth_rate, plateau, stalled
-from ..data.images import cifar10
+from ..data.sets import cifar10
 from ..train.learner import Learner
 from ..train.models import FAMILIES
 from .human import BASE, FAMILY_MEAN, FAMILY_NAMES, FAMILY_RUNS, aligned, per_epoch, run_name, train_and_trace

@@ -9,7 +9,7 @@ __all__ = ['CORNERS', 'corner']
 import numpy as np, pandas as pd
 from scipy import stats
 from ..core import data_folder, results_folder
-from ..data.images import available, cifar10, cifar10h
+from ..data.sets import available, cifar10, cifar10h
 from ..report.explorer import explorer_page, framed
 from ..stats.human import human_entropy, human_selection_frequency
 from .human import BASE, FAMILY_RUNS, run_name

@@ -10,9 +10,10 @@ import shutil
 import numpy as np, pandas as pd
 from functools import cache
 from accelerate.utils import set_seed
-from ..data.images import cifar10, cifar10h
+from ..data.sets import cifar10, cifar10h
 from ..stats.human import Alignment, human_selection_frequency, noise_ceiling
-from ..train.learner import Learner, mirror
+from ..data.images import mirror
+from ..train.learner import Learner
 from ..train.models import FAMILIES
 from ..core import results_folder, work_folder
 from ..report.records import read_records

@@ -13,11 +13,11 @@ from functools import cache
 from itertools import permutations, product
 from scipy import stats
 from torch import nn
-from ..data.images import PACS, PACS_DOMAINS, digits, mnist5k, usps
+from ..data.sets import PACS, PACS_DOMAINS, digits, mnist5k, usps
 from ..data.digits import printed_digits, resized
-from ..transfer.leave_one_out import Domain
+from ..data.domain import Domain
 from ..transfer.features import pacs_features, standardised
-from ..train.learner import Normalise
+from ..data.images import Normalise
 from ..train.models import Classifier, small_cnn
 from .dynamics import said
 from .human import judge
@@ -126,7 +126,7 @@ def grid(
 
 def needs(
     todo: list, # Of (config, seed)
-)->tuple: # Names of `avh_nb.data.images.SOURCES`
+)->tuple: # Names of `avh_nb.data.sets.SOURCES`
     "The data that these runs read"
     names = {n for c,_ in todo for n in (c.get('source', 'photo'), c.get('target', 'photo'))}
     return tuple(s for s,domains in (('pacs', PACS_DOMAINS), ('usps', ('usps',))) if names & set(domains))

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
 from torchvision.transforms import v2
-from ..data.images import locate
-from ..transfer.leave_one_out import Domain
+from ..data.sets import locate
+from ..data.domain import Domain
 from ..train.models import Classifier
 from .selftrain import arguments, summarise
 from ..core import work_folder

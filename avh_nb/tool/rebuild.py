@@ -10,7 +10,7 @@ import importlib, sys
 from inspect import signature
 from fastcore.script import Param, call_parse, store_true
 from ..core import data_folder
-from ..data.images import SOURCES, available, fetch
+from ..data.sets import SOURCES, available, fetch
 from ..report.records import read_records, run_key, run_study
 
 # %% ../../nbs/tool/rebuild.ipynb #ff71dde0

@@ -32,7 +32,9 @@ def conv_bn(n_in, n_out, stride=1, kernel=3, activation=True):
     layers = [nn.Conv2d(n_in, n_out, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(n_out)]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if activation else []))
 
-def pool_flatten(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def pool_flatten():
+    "The mean over the image"
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../../nbs/train/models.ipynb #86ad6f5d
 def alexnet(n_classes=10, bias=True, signed=False, width=1.):
@@ -93,7 +95,7 @@ def densenet(n_classes=10, bias=True, signed=False, width=1., depth=3):
 
 # %% ../../nbs/train/models.ipynb #911e8fea
 def cnn9(n_classes=10, bias=True, signed=False, width=1., in_channels=3):
-    "CNN-9: three stages of three 3 x 3 convolutions, each halving the image, and one fully connected layer (the paper's network for domain generalisation)"
+    "CNN-9, the paper's for domain generalisation: three stages of three 3 x 3 convolutions, each halving the image, and a linear layer"
     c = [int(width*n) for n in (64, 128, 256)]
     layers,n_in = [],in_channels
     for n in c:

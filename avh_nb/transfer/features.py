@@ -6,13 +6,12 @@
 __all__ = ['lite_features', 'pacs_features', 'standardised']
 
 # %% ../../nbs/transfer/features.ipynb #98b9839c
-import os
 import torch
 from functools import cache
 from safetensors.torch import load_file, save_file
-from ..data.images import pacs
+from ..core import all_or_nothing, work_folder
+from ..data.sets import pacs
 from ..train.models import efficientnet_lite
-from ..core import work_folder
 
 # %% ../../nbs/transfer/features.ipynb #3c12be4d
 @torch.no_grad()
@@ -22,26 +21,27 @@ def lite_features(
 )->torch.Tensor: # (N, 1280)
     "Features of a pretrained EfficientNet-Lite0, in bfloat16 within and float32 at the end"
     net = efficientnet_lite().eval().to(device, memory_format=torch.channels_last)
-    with torch.autocast(device, torch.bfloat16):
+    def of_batch(b):
         # (b-127)/128 is what this family was trained with, and not the mean and deviation of ImageNet
-        return torch.cat([net.features(((b.to(device).float()-127)/128).contiguous(memory_format=torch.channels_last)).float().cpu() for b in x.split(250)])
+        b = ((b.to(device).float()-127)/128).contiguous(memory_format=torch.channels_last)
+        return net.features(b).float().cpu()
+    with torch.autocast(device, torch.bfloat16): return torch.cat([of_batch(b) for b in x.split(250)])
 
+# %% ../../nbs/transfer/features.ipynb #73a47f49
 @cache
 def pacs_features(
-    domain: str, # One of `avh_nb.data.images.PACS_DOMAINS`
+    domain: str, # 'art_painting', 'cartoon', 'photo' or 'sketch'
     device: str='cpu',
 )->tuple: # Features (N, 1280), and labels (N,)
     "Features of a domain of PACS, computed the first time and kept in the work folder"
     path = work_folder()/'features'/f'efficientnet-lite0_{domain}.safetensors'
     if not path.exists():
         images = pacs(domain)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f'.{os.getpid()}.part') # each process its own
-        save_file(dict(x=lite_features(images.x, device), y=images.y), part)
-        os.replace(part, path)
+        with all_or_nothing(path) as part: save_file(dict(x=lite_features(images.x, device), y=images.y), part)
     stored = load_file(path)
     return stored['x'],stored['y']
 
+# %% ../../nbs/transfer/features.ipynb #390fadae
 def standardised(
     x: torch.Tensor, # (N, D)
     by: torch.Tensor, # (M, D)

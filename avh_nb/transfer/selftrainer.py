@@ -6,32 +6,37 @@
 __all__ = ['portions', 'SelfTrainer']
 
 # %% ../../nbs/transfer/selftrainer.ipynb #2bdfe3e1
-import math
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
-from functools import partial
-from tqdm import tqdm
-from .leave_one_out import Domain, batches
-from ..measure.scores import score
-from ..train.checkpoint import Keeper, LastRound, TargetOracle
-from .pseudo_labels import GATES, Audit, angular, check_method, check_portion, picked_by_one, pseudo_labels, regulariser
+from ..data.domain import Domain, batches
+from ..measure.head import head_scores
+from ..train.checkpoint import LastRound, TargetOracle
+from ..train.classifier import as_classifier
+from ..train.training import Training, hold_out
+from avh_nb.transfer.pseudo_labels import (GATES, Audit, angular, check_method, check_portion, picked_by_one, pseudo_labels,
+    regulariser)
 
 # %% ../../nbs/transfer/selftrainer.ipynb #904defca
-def portions(first: float=.2, step: float=.05, last: float=.5)->tuple:
+def portions(
+    first: float=.2,
+    step: float=.05,
+    last: float=.5,
+)->tuple:
     "Growing portions, `last` included"
     if not step>0: raise ValueError(f"step: expected above 0, got {step}")
     return tuple(round(first+i*step, 10) for i in range(round((last-first)/step)+1))
 
 # %% ../../nbs/transfer/selftrainer.ipynb #41e4683d
-class SelfTrainer:
+class SelfTrainer(Training):
     "Trains a classifier on a labelled source and, round by round, on its own labels of a target"
+    first = 1 # row of the history: the network as it came
     def __init__(self,
-        model: torch.nn.Module, # With `.features(inputs)` and `.head`, as in `avh_nb.train.models`
+        model: torch.nn.Module, # Any classifier with a linear or angular head
         source: Domain,
         target: Domain, # Its labels are used to audit and evaluate, never to train
         schedule: tuple=(0, 0, 0, *portions()), # The portion of each round; 0: source alone
-        method: str='cbst', # One of `avh_nb.transfer.pseudo_labels.METHODS`
-        gate: str=None, # One of `GATES`; None: that of the method
+        method: str='cbst', # One of avh_nb.transfer.pseudo_labels.METHODS
+        gate: str=None, # One of GATES; None: that of the method
         labels: str='softmax', # Label by 'softmax' or by 'avc'
         class_balance: bool=True,
         steps: int=100, # Updates a round: a batch of the source and one of the labelled target each
@@ -41,39 +46,62 @@ class SelfTrainer:
         weight: float=.1, # Of the regulariser
         alpha: float=.25, # Softness of LRENT
         validation: float=.1, # Share of the source held out
-        selection=None, # Which round's weights to end with, a rule of `avh_nb.train.checkpoint`; None: the last
-        seed: int=0, # Of the held-out part, the order of samples, augmentation and dropout; the model is made, and seeded, by the caller
+        selection=None, # Which round's weights to end with, a rule of avh_nb.train.checkpoint; None: the last
+        seed: int=0, # Of the held-out part, the order of samples, augmentation and dropout; the caller makes and seeds the model
         checkpoint=None, # File to save to after each round and to resume from if it exists
         mixed_precision: bool=False, # bfloat16 autocast
         device: str='cpu',
         progress: bool=True, # Show a progress bar?
     ):
-        selection = selection or LastRound()
-        check_method(method)
-        for portion in schedule:
-            if portion!=0: check_portion(portion)
-        for name,domain in (('source', source), ('target', target)):
-            if not len(domain): raise ValueError(f"{name}: expected at least one sample, {domain.name} is empty")
-        if source.y.min()<0: raise ValueError(f"source: expected labels for all samples, {source.name} has none for sample {source.y.argmin().item()}")
-        if source.classes!=target.classes or len(source.classes)!=model.head.out_features: raise ValueError(f"model, source, target: expected the same classes, got {model.head.out_features}, {source.classes} and {target.classes}")
-        if gate is not None and gate not in GATES: raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {gate!r}")
-        if labels not in ('softmax', 'avc'): raise ValueError(f"labels: expected 'softmax' or 'avc', got {labels!r}")
-        if selection.name==TargetOracle.name and (target.y<0).any(): raise ValueError(f"selection: the oracle needs all labels of the target, {target.name} lacks some")
-        self.model,self.source,self.target,self.schedule,self.selection = model.to(device),source,target,tuple(schedule),selection
+        settings = dict(schedule=list(schedule), method=method, gate=gate, labels=labels, class_balance=class_balance, steps=steps,
+            batch_size=batch_size, lr=lr, weight_decay=weight_decay, weight=weight, alpha=alpha, validation=validation)
+        self.source,self.target,self.schedule,self.batch_size = source,target,tuple(schedule),batch_size
         self.method,self.gate,self.labels,self.class_balance,self.alpha,self.weight = method,gate,labels,class_balance,alpha,weight
-        self.steps,self.batch_size,self.seed,self.mixed_precision,self.device,self.progress = steps,batch_size,seed,mixed_precision,device,progress
+        self.model,self.mixed_precision,self.device,self.title = model.to(device),mixed_precision,device,f'{source.name} to {target.name}'
+        selection = selection or LastRound()
+        self._check(selection)
+        identity = dict(settings, selection=selection.name, seed=seed, source=source.name, target=target.name)
+        super().__init__(len(self.schedule), steps, seed, identity, selection, checkpoint, progress)
         self.optimizer = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=weight_decay)
-        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
-        held_out = min(max(1, round(validation*len(source))), len(source)-1)
-        self.validation,self.train = order[:held_out],order[held_out:]
-        self.keeper = Keeper(selection, checkpoint, dict(schedule=list(schedule), method=method, gate=gate, labels=labels, class_balance=class_balance, steps=steps, batch_size=batch_size, lr=lr,
-            weight_decay=weight_decay, weight=weight, alpha=alpha, validation=validation, selection=selection.name, seed=seed, source=source.name, target=target.name))
-        self.history,self.audit,self.pseudo = [],Audit(target.classes),None
-        self.view = None # features and probabilities of the target, as the network sees it now
+        self.validation,self.train = hold_out(len(source), validation, seed)
+        self.audit,self.pseudo,self.view = Audit(target.classes),None,None # view: features and probabilities of the target, as seen now
+
+# %% ../../nbs/transfer/selftrainer.ipynb #e5bcac1e
+@patch
+def _check(self: SelfTrainer, selection):
+    "Raise `ValueError` on settings and domains that do not fit; find features and head of the model"
+    check_method(self.method)
+    for portion in self.schedule:
+        if portion!=0: check_portion(portion)
+    for name,domain in (('source', self.source), ('target', self.target)):
+        if not len(domain): raise ValueError(f"{name}: expected at least one sample, {domain.name} is empty")
+    y,classes = self.source.y,self.source.classes
+    if y.min()<0: raise ValueError(f"source: expected labels for all samples, {self.source.name} has none for sample {y.argmin().item()}")
+    if self.gate is not None and self.gate not in GATES: raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {self.gate!r}")
+    if self.labels not in ('softmax', 'avc'): raise ValueError(f"labels: expected 'softmax' or 'avc', got {self.labels!r}")
+    if selection.name==TargetOracle.name and (self.target.y<0).any():
+        raise ValueError(f"selection: the oracle needs all labels of the target, {self.target.name} lacks some")
+    self.classifier = as_classifier(self.model, self.source.inputs(torch.arange(min(2, len(y))), None).to(self.device))
+    n = len(self.class_vectors)
+    if classes!=self.target.classes or len(classes)!=n:
+        raise ValueError(f"model, source, target: expected the same classes, got {n}, {classes} and {self.target.classes}")
+
+@patch(as_prop=True)
+def class_vectors(self: SelfTrainer): return self.classifier.head.weight.detach()
+
+@patch
+def scores(self: SelfTrainer, y):
+    "`Scores` of the target as the network sees it now, with the bias or the scale of its head"
+    return head_scores(self.classifier.head, self.view[0], y)
+
+@patch
+def parts(self: SelfTrainer): return self.model,self.optimizer,None
 
 # %% ../../nbs/transfer/selftrainer.ipynb #7da86413
 @patch
-def autocast(self: SelfTrainer): return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed_precision)
+def autocast(self: SelfTrainer):
+    "bfloat16 where that was asked for"
+    return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed_precision)
 
 @patch
 @torch.no_grad()
@@ -81,17 +109,18 @@ def look(self: SelfTrainer, domain, index):
     "Features and probabilities of some samples, in evaluation mode"
     self.model.eval()
     with self.autocast():
-        f = torch.cat([self.model.features(domain.inputs(i, None).to(self.device)).float() for i in index.split(500)])
-    return f,self.model.head(f).softmax(1)
+        f = torch.cat([self.classifier.features(domain.inputs(i, None).to(self.device)).float() for i in index.split(500)])
+    return f,self.classifier.head(f).softmax(1)
 
+# %% ../../nbs/transfer/selftrainer.ipynb #b79349cb
 @patch
-def _evaluate(self: SelfTrainer):
+def evaluate(self: SelfTrainer):
     "Accuracy on held-out source and on the target, where it is known"
     y = self.source.y[self.validation].to(self.device)
     res = dict(validation=(self.look(self.source, self.validation)[1].argmax(1)==y).double().mean().item())
     self.view = f,p = self.look(self.target, torch.arange(len(self.target)))
     y = self.target.y.to(self.device)
-    hits = dict(accuracy=p.argmax(1)==y, accuracy_by_angle=angular(f, self.model.head.weight.detach()).argmax(1)==y)
+    hits = dict(accuracy=p.argmax(1)==y, accuracy_by_angle=angular(f, self.class_vectors).argmax(1)==y)
     known = y>=0
     for k,hit in hits.items(): res[k] = hit[known].double().mean().item() if known.any() else None
     res['of_class'] = [hits['accuracy'][y==k].double().mean().item() if (y==k).any() else None for k in range(len(self.target.classes))]
@@ -102,18 +131,20 @@ def _evaluate(self: SelfTrainer):
 def select(self: SelfTrainer, portion, gate=None, labels='softmax'):
     "Labels for the target as the network now sees it (N, K)"
     f,p = self.view
-    w = self.model.head.weight.detach()
-    return pseudo_labels(angular(f, w) if labels=='avc' else p, portion, gate and GATES[gate](f, w, p), self.method, self.alpha, self.class_balance)
+    w = self.class_vectors
+    by = angular(f, w) if labels=='avc' else p
+    return pseudo_labels(by, portion, gate and GATES[gate](f, w, p), self.method, self.alpha, self.class_balance)
 
+# %% ../../nbs/transfer/selftrainer.ipynb #b2943d86
 @patch
-def _label(self: SelfTrainer, portion):
+def label(self: SelfTrainer, portion):
     "Set the pseudo labels of a round and report what they are worth, and what each gate would have taken from the same network"
     self.pseudo = self.select(portion, self.gate, self.labels)
-    y = self.target.y.to(self.device)
-    s = score(self.view[0], self.model.head.weight.detach(), self.pseudo.argmax(1), bias=self.model.head.bias)
+    y,s = self.target.y.to(self.device),self.scores(self.pseudo.argmax(1))
     self.audit.add(len(self.history), self.pseudo, y, avh=s.avh, confidence=s.confidence, norm=s.norm)
     choices = {'selected': self.pseudo, **{g: self.select(portion, g) for g in GATES}}
-    for a,b in (('avc', 'confidence'), ('confidence', 'avc')): choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
+    for a,b in (('avc', 'confidence'), ('confidence', 'avc')):
+        choices[f'{a} alone'] = choices[a]*picked_by_one(choices[a], choices[b])[:, None]
     report = {}
     for name,labels in choices.items():
         chosen = labels.sum(1)>0
@@ -124,51 +155,37 @@ def _label(self: SelfTrainer, portion):
 
 # %% ../../nbs/transfer/selftrainer.ipynb #7978e3d0
 @patch
-def _round(self: SelfTrainer, portion, bar):
-    report = self._label(portion) if portion else {}
-    seed = 1_000_003*self.seed+len(self.history)
-    torch.manual_seed(seed) # for dropout
-    generator = torch.Generator().manual_seed(seed)
+def updates(self: SelfTrainer, generator):
+    "Label the target where the portion of the round is above 0, and train; yields the loss of each update"
+    portion = self.schedule[self.done()]
+    self.labelled = self.label(portion) if portion else {}
     source = self.train[batches(len(self.train), self.batch_size, self.steps, generator)]
     pool = self.pseudo.sum(1).nonzero()[:, 0].cpu() if portion else []
     target = pool[batches(len(pool), self.batch_size, self.steps, generator)] if len(pool) else [None]*self.steps
     self.model.train()
-    total = 0.
     for i,j in zip(source, target):
         x,y = self.source.inputs(i, generator),self.source.y[i].to(self.device)
         if j is not None: x = torch.cat([x, self.target.inputs(j, generator)])
-        with self.autocast(): logits = self.model(x.to(self.device)).float()
+        with self.autocast(): logits = self.classifier(x.to(self.device)).float()
         loss = F.cross_entropy(logits[:len(i)], y)
         if j is not None:
             ours = logits[len(i):]
             loss = loss+F.cross_entropy(ours, self.pseudo[j])+self.weight*regulariser(ours, self.method).mean()
         self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
-        total += loss.item()
-        bar.update()
-    if not math.isfinite(total): raise ValueError(f"round {len(self.history)}: the loss is not finite; take a lower learning rate than {self.optimizer.param_groups[0]['lr']}, or bring the inputs to a common scale")
-    self.history.append(dict(round=len(self.history), portion=portion, loss=total/self.steps, **report, **self._evaluate()))
-    bar.set_postfix({k: round(v, 3) for k,v in self.history[-1].items() if k in ('portion', 'validation', 'accuracy') and v is not None})
+        yield loss.item()
+
+@patch
+def report(self: SelfTrainer, loss):
+    "The row of the history: portion, loss, what the labels were worth, and accuracies"
+    return dict(round=len(self.history), portion=self.schedule[self.done()], loss=loss/self.steps, **self.labelled, **self.evaluate())
 
 # %% ../../nbs/transfer/selftrainer.ipynb #39fb2b2d
 @patch
-def fit(self: SelfTrainer):
-    "Train to the end of the schedule, resuming from the checkpoint if there is one, and load the weights of the round that `selection` picks"
-    keep = partial(self.keeper.keep, self.model, self.optimizer, None, self.history)
-    if info := self.keeper.resume(self.model, self.optimizer, None):
-        self.history[:],self.audit = info['history'],Audit(self.target.classes, info['audit'])
-        self.view = self.look(self.target, torch.arange(len(self.target)))
-    else:
-        self.history[:] = [dict(round=0, portion=0, **self._evaluate())] # as the network came
-        keep(audit=self.audit.rows)
-    done = len(self.history)-1
-    with tqdm(total=len(self.schedule)*self.steps, initial=done*self.steps, unit='batch', desc=f'{self.source.name} to {self.target.name}', disable=not self.progress, mininterval=1) as bar:
-        for portion in self.schedule[done:]:
-            self._round(portion, bar)
-            keep(audit=self.audit.rows)
-    self.keeper.load(self.model)
-    return self
-
-@patch(as_prop=True)
-def result(self: SelfTrainer):
-    "The row of the history that `selection` picks, with the rule's name"
-    return dict(self.history[self.selection.pick(self.history)], selection=self.selection.name)
+def begin(self: SelfTrainer): self.history[:] = [dict(round=0, portion=0, **self.evaluate())]
+@patch
+def extra(self: SelfTrainer): return dict(audit=self.audit.rows)
+@patch
+def restore(self: SelfTrainer, info):
+    "The audit as it was, and the target as the network sees it"
+    self.audit = Audit(self.target.classes, info['audit'])
+    self.view = self.look(self.target, torch.arange(len(self.target)))

@@ -19,7 +19,7 @@ def test_images_do_not_depend_on_their_neighbours(images, kind):
     assert torch.equal(degrade(images, kind, 3)[5:6], degrade(images[5:6], kind, 3))
 
 def test_contrast_keeps_the_mean_and_scales_the_spread(images):
-    for level,left in enumerate(DEGRADATIONS['contrast'], 1):
+    for level,left in enumerate(DEGRADATIONS['contrast'].levels, 1):
         x = degrade(images, 'contrast', level).float()
         spread = [(v-v.mean((1, 2, 3), keepdim=True)).std() for v in (x, images.float())]
         assert spread[0]/spread[1]==pytest.approx(left, abs=.05)
@@ -27,14 +27,14 @@ def test_contrast_keeps_the_mean_and_scales_the_spread(images):
 def test_noise_has_the_deviation_it_says_and_one_pattern():
     grey = torch.full((20, 1, 32, 32), 128, dtype=torch.uint8)
     noise = [degrade(grey, 'noise', l).float()-128 for l in range(1, LEVELS+1)]
-    for n,sigma in zip(noise[:4], DEGRADATIONS['noise']): assert n.std()/255==pytest.approx(sigma, rel=.05)
+    for n,sigma in zip(noise[:4], DEGRADATIONS['noise'].levels): assert n.std()/255==pytest.approx(sigma, rel=.05)
     assert np.corrcoef(noise[0].flatten(), noise[2].flatten())[0, 1]>.99 # the same noise, only stronger
     assert not torch.equal(degrade(grey, 'noise', 1, seed=1), degrade(grey, 'noise', 1))
 
 def test_occlusion_is_one_growing_square():
     blank = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
     covered = [degrade(blank, 'occlusion', l)[:, 0]>0 for l in range(1, LEVELS+1)]
-    for c,share in zip(covered, DEGRADATIONS['occlusion']):
+    for c,share in zip(covered, DEGRADATIONS['occlusion'].levels):
         side = round(32*share**.5)
         assert (c.flatten(1).sum(1)==side**2).all()
         assert (c.any(1).sum(1)==side).all() and (c.any(2).sum(1)==side).all() # a square, whole

@@ -2,7 +2,7 @@
 import base64, io, json, re, shutil, subprocess
 import numpy as np, pytest
 from PIL import Image
-from avh_nb.data.images import available
+from avh_nb.data.sets import available
 from avh_nb.report.explorer import explorer_page, framed, sprite
 from avh_nb.paper import gap
 

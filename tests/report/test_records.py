@@ -2,7 +2,7 @@
 import json, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from avh_nb.data.images import available, cifar10, cifar10h
+from avh_nb.data.sets import available, cifar10, cifar10h
 from avh_nb.stats.human import human_selection_frequency
 from avh_nb.paper import human
 from avh_nb.report.records import as_frame, read_records, run_key

@@ -1,13 +1,15 @@
 "A run that is killed and resumed ends where an unbroken one ends."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 import pytest, torch
 from avh_nb.watch.tracker import Tracker, read_trace
 from safetensors.torch import load_file
+from processes import wait_for
 
 SCRIPT = '''
 import sys, time, torch
-from avh_nb.data.images import digits
-from avh_nb.train.learner import Learner, mirror
+from avh_nb.data.sets import digits
+from avh_nb.data.images import mirror
+from avh_nb.train.learner import Learner
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.callbacks import learner_callback
 from avh_nb.watch.tracker import Tracker
@@ -24,12 +26,6 @@ Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=
 '''
 
 def start(folder, slow): return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder), str(slow)], start_new_session=True)
-
-def wait_for(path, process, seconds=120):
-    end = time.monotonic()+seconds
-    while not path.exists():
-        assert process.poll() is None and time.monotonic()<end, f'{path} did not come'
-        time.sleep(.02)
 
 @pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
 def test_sigkill_and_resume(tmp_path):
@@ -51,7 +47,7 @@ def test_sigkill_and_resume(tmp_path):
 LOOP = '''
 import sys, time, torch
 from pathlib import Path
-from avh_nb.data.images import digits
+from avh_nb.data.sets import digits
 from avh_nb.train.models import small_cnn
 from avh_nb.watch.tracker import Tracker
 torch.set_num_threads(1)

@@ -3,8 +3,9 @@ import json
 from itertools import product
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
-from avh_nb.data.images import PACS_DOMAINS
-from avh_nb.transfer.leave_one_out import ERM, Domain, DomainAlgorithm, DomainTrainer
+from avh_nb.data.sets import PACS_DOMAINS
+from avh_nb.data.domain import Domain
+from avh_nb.transfer.leave_one_out import ERM, DomainAlgorithm, DomainTrainer
 from avh_nb.loss.angular import AVHLoss
 from avh_nb.loss.family import SoftmaxLoss, neighbour
 from avh_nb.paper import domaingen as study

@@ -7,15 +7,20 @@ from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
 from avh_nb.paper import selftrain as study
 from avh_nb.report.records import read_records
-from avh_nb.measure.scores import avc
+from avh_nb.loss.angular import AngularLinear
+from avh_nb.measure.scores import avc, score
 from avh_nb.train.checkpoint import LastRound, SourceValidation, TargetOracle
 from avh_nb.transfer.pseudo_labels import METHODS, Audit, class_thresholds, picked_by_one, pseudo_labels, regulariser
-from avh_nb.transfer.leave_one_out import Domain, batches
+from avh_nb.data.domain import Domain, batches
 from avh_nb.transfer.selftrainer import SelfTrainer, portions
 from avh_nb.train.models import small_cnn
-from test_resume import wait_for
+from processes import wait_for
 
 # The slow reference: lists and loops, from the equations
 
@@ -257,8 +262,8 @@ def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45
 SCRIPT = '''
 import sys, time, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_selftrain import toy_trainer
+sys.path[:0] = [sys.argv[3], sys.argv[3]+'/..']
+from test_selftrainer import toy_trainer
 torch.set_num_threads(1)
 folder,slow = Path(sys.argv[1]),sys.argv[2]=='slow'
 t = toy_trainer(schedule=(0, .2, .3, .5), gate='avc', checkpoint=folder/'run.safetensors')
@@ -377,3 +382,92 @@ def test_precision_by_hand(records):
     records(rows)
     p = study.precision('avc')
     assert p.shape==(12, 7) and p.iloc[0, :6].tolist()==pytest.approx([10+r for r in range(6)]) and p.iloc[:, 6].isna().all()
+
+# Any classifier: what a user brings
+
+class OwnNet(nn.Module):
+    "Neither `features` nor `head`"
+    def __init__(self, last):
+        super().__init__()
+        self.trunk,self.last = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Dropout(.1)),last
+    def forward(self, x): return self.last(self.trunk(x))
+
+HEADS = dict(linear=lambda: nn.Linear(16, 3), unbiased=lambda: nn.Linear(16, 3, bias=False), angular=lambda: AngularLinear(16, 3), scaled=lambda: AngularLinear(16, 3, scale=5., learn_scale=True))
+
+def own_trainer(head, **kwargs):
+    torch.manual_seed(0)
+    return SelfTrainer(OwnNet(HEADS[head]()), toy_domain(90, 0), toy_domain(60, 1, shift=.2), **{**dict(schedule=(0, .2, .5), steps=10, batch_size=16, lr=.05, gate='avc', progress=False), **kwargs})
+
+@pytest.mark.parametrize('head', HEADS)
+def test_every_head_is_trained_and_audited_as_it_is(head):
+    t = own_trainer(head).fit()
+    assert t.result['round']==3 and t.result['accuracy']>.5
+    assert t.history[-1]['validation']>t.history[0]['validation']
+    t.model.eval()
+    x = t.target.inputs(torch.arange(len(t.target)), None)
+    with torch.no_grad(): p,f = t.model(x).softmax(1),t.model.trunk(x)
+    torch.testing.assert_close(t.view[1], p, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(t.view[0], f, rtol=1e-4, atol=1e-5)
+    s = t.scores(torch.arange(len(t.target))%3)
+    torch.testing.assert_close(s.confidence, p.gather(1, torch.arange(len(p))[:, None]%3)[:, 0], rtol=1e-3, atol=1e-5)
+
+@pytest.mark.parametrize('head', HEADS)
+def test_the_audit_carries_the_confidence_of_the_head(head):
+    t = own_trainer(head, schedule=(.5,))
+    t.history[:] = [dict(round=0, portion=0, **t.evaluate())]
+    p = t.view[1]
+    t.label(.5)
+    chosen,label = t.pseudo.sum(1)>0,t.pseudo.argmax(1)
+    for row,k in zip(t.audit.rows, range(3)):
+        here = chosen & (label==k)
+        if here.any(): assert row['confidence']==pytest.approx(p[here, k].double().mean().item(), rel=1e-3)
+
+def test_forgetting_the_scale_would_be_seen():
+    "What an audit by weight and bias alone would have said of an angular head"
+    t = own_trainer('scaled', schedule=()).fit()
+    y = torch.zeros(len(t.target), dtype=torch.int64)
+    wrong = score(t.view[0], t.class_vectors, y).confidence
+    assert (wrong-t.scores(y).confidence).abs().max()>.05
+
+def test_an_adapted_network_resumes_and_keeps_its_own_names(tmp_path):
+    whole,path = own_trainer('angular').fit(),tmp_path/'run.safetensors'
+    cut = own_trainer('angular', checkpoint=path)
+    inputs,calls = cut.target.inputs,[]
+    def stops(i, generator):
+        if generator is not None: calls.append(1)
+        if len(calls)==15: raise KeyboardInterrupt
+        return inputs(i, generator)
+    cut.target.inputs = stops
+    with pytest.raises(KeyboardInterrupt): cut.fit()
+    resumed = own_trainer('angular', checkpoint=path).fit()
+    assert resumed.history==whole.history and resumed.audit.rows==whole.audit.rows
+    for a,b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values()): assert torch.equal(a, b)
+    names = {k.removeprefix('model.') for k in load_file(path) if k.startswith('model.')}
+    assert names==set(whole.model.state_dict())
+
+def test_as_a_user_writes_it(tmp_path, monkeypatch):
+    "README: a network of torchvision, a labelled folder and one without labels"
+    rng = np.random.default_rng(0)
+    for domain,offset in (('photos', 0), ('sketches', 40)):
+        for i in range(24):
+            folder = tmp_path/domain/('cat', 'dog')[i%2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 120, (32, 32, 3))+offset
+            pixels[:, :16*(1+i%2)] += 80
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder/f'{i}.png')
+    monkeypatch.chdir(tmp_path)
+    photos,sketches = ImageFolder('photos'),ImageFolder('sketches')
+    torch.manual_seed(0)
+    model = resnet18(num_classes=2)
+    source = Domain.of(photos)
+    target = Domain.of([sketches[i][0] for i in range(len(sketches))], classes=photos.classes, name='sketches')
+    assert (source.name, target.name)==('photos', 'sketches')
+    def trainer(): return SelfTrainer(model, source, target, gate='avc', checkpoint='run.safetensors', schedule=(0, .5), steps=4, batch_size=8, progress=False)
+    t = trainer().fit()
+    assert t.result['count selected']>0 and t.result['accuracy'] is None and (tmp_path/'run.safetensors').exists()
+    assert {k for k in load_file('run.safetensors') if k.startswith('model.')}=={f'model.{k}' for k in model.state_dict()}
+    assert trainer().fit().history==t.history
+
+def test_a_network_without_a_linear_head_is_refused_by_name():
+    with pytest.raises(ValueError, match='model: no nn.Linear makes the logits'):
+        SelfTrainer(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU()), toy_domain(9, 0), toy_domain(9, 1), progress=False)

@@ -3,7 +3,7 @@ import logging
 from collections import UserDict
 import numpy as np, pytest, torch
 from avh_nb.watch.callbacks import learner_callback, lightning_callback, transformers_callback
-from avh_nb.data.images import digits
+from avh_nb.data.sets import digits
 from avh_nb.loss.angular import AngularLinear
 from avh_nb.measure.model import score_model
 from avh_nb.train.learner import Learner
