@@ -37,7 +37,8 @@ def check_explored(
     if x.ndim!=4 or x.shape[2]!=x.shape[3]: raise ValueError(f"x: expected square images (N, channels, side, side), got {tuple(x.shape)}")
     if len(scores)<2: raise ValueError(f"scores: expected at least two, got {len(scores)}")
     for name,values in {**others, **{f'scores[{k!r}]': v for k,(_,v) in scores.items()}}.items():
-        if values is not None and len(values)!=len(x): raise ValueError(f"{name}: expected {len(x)} values, one an image, got {len(values)}")
+        if values is not None and len(values)!=len(x):
+            raise ValueError(f"{name}: expected {len(x)} values, one an image, got {len(values)}")
     for k,(_,v) in scores.items():
         v = np.asarray(v, float)
         if not np.isfinite(v).all(): raise ValueError(f"scores[{k!r}]: expected finite values, got {v[~np.isfinite(v)][0]}")
@@ -73,7 +74,7 @@ def explorer_page(
     note: str='', # A sentence above the plot
     first: int=0, # Which image is shown at first
 )->str: # HTML, a whole document
-    "A page on which two scores are held against each other and against the images; raises `ValueError` where lengths differ or a score is not finite"
+    "Two scores against each other and against the images; raises `ValueError` where lengths differ or a score is not finite"
     check_explored(x, scores, label=label, right=right, votes=votes, index=index)
     columns = min(len(x), 50)
     data = explorer_data(x, scores, label, classes, right, votes, index, columns=columns, first=int(first), note=note)
