@@ -5,10 +5,13 @@ READY := $(VENV)/.ready
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: paper test docs notebooks lab rebuild bench lint readme
+.PHONY: paper claims test docs notebooks lab rebuild bench lint readme
 
 paper: $(READY) ## Execute the paper's notebooks in copies, build the site, print the table of claims
 	avh_site paper
+
+claims: $(READY) ## Print the table of claims, from the records
+	python -m avh_nb.report.claims
 
 test: $(READY) ## Every notebook and every test
 	pytest -n 2
@@ -32,7 +35,7 @@ bench: $(READY) ## What scores cost beside torch.mm, the loss beside a linear la
 	avh_bench
 
 lint: $(READY)
-	ruff check
+	ruff check avh_nb tests setup.py
 
 $(READY): settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,5 +1,5 @@
 "The plan of the house: who imports whom, what a page may hold, and that every link leads somewhere."
-import ast, importlib, io, json, re, tokenize
+import ast, importlib, io, json, re, subprocess, sys, tokenize
 from pathlib import Path
 import pytest, yaml
 import avh_nb
@@ -98,7 +98,8 @@ LARGE_CELLS = {
 LARGE_PAGES = {}
 
 def test_lines_fit():
-    long = [f'{p.relative_to(ROOT)}: {len(l)} characters: {l[:60]}' for p in NOTEBOOKS for kind,s in cells(p) if kind=='code' for l in s.split('\n') if len(l)>LONGEST]
+    long = [f'{p.relative_to(ROOT)}: {len(l)} characters: {l[:60]}' for p in NOTEBOOKS for kind,s in cells(p) if kind=='code'
+        for l in s.split('\n') if len(l)>LONGEST and not l.startswith('#| fig-cap: ')] # a caption is text, and one string
     assert long==[]
 
 def test_pages_and_cells_are_small():
@@ -135,6 +136,29 @@ def share_of_uses():
 def test_a_definition_is_followed_by_a_use():
     share,without = share_of_uses()
     assert share>=.8, f'{share:.0%}; without: {without}'
+
+def test_a_cell_of_imports_holds_imports_only():
+    "nbdev executes what a page imports to show its signatures, and warns about what else a cell would do"
+    mixed = []
+    for p in NOTEBOOKS:
+        code = [s for kind,s in cells(p) if kind=='code']
+        if not any(map(exported, code)): continue # nothing is executed
+        for s in code:
+            if re.search(r'^#\| *(export|exec_doc|eval: false)|nbdev_export\(\)', s, flags=re.M): continue
+            kinds = {type(n) for n in ast.walk(ast.parse(s))}
+            if kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign}: mixed.append(f'{p.relative_to(ROOT)}: {s[:80]}')
+    assert mixed==[]
+
+def test_the_source_of_a_last_export_can_be_moved():
+    "nbdev puts source below documentation, and fails where nothing that a reader sees comes after"
+    for p in NOTEBOOKS:
+        shown = [s for kind,s in cells(p) if not re.match(r'#\| *(hide|export\b)', s)]
+        assert not shown[-1].startswith('#| exports'), f'{p.relative_to(ROOT)}: use what the last cell exports, or export it with `export`'
+
+def test_ruff_finds_nothing():
+    command = [Path(sys.executable).parent/'ruff', 'check', '--no-cache', '--output-format', 'concise', 'avh_nb', 'tests', 'setup.py']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode==0, done.stdout+done.stderr
 
 def test_what_is_exported_is_shown():
     "A study shows its code: what the site would hide stands on a short list"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASES', 'VARIANTS', 'MAIN', 'LITE', 'SMALL', 'WEIGHT', 'FACTORS', 'DIGIT_PAIRS', 'PACS_PAIRS', 'ABLATIONS', 'RECIPES',
-           'PARTS', 'PUBLISHED_VISDA', 'grid', 'needs', 'run']
+           'PARTS', 'PUBLISHED_VISDA', 'STUDY', 'grid', 'needs', 'run']
 
 # %% ../../nbs/paper/selftrain.ipynb #b3c557db
 import copy
@@ -227,3 +227,9 @@ def summary():
         f"- *Digits*: {'; '.join(told(m, DIGIT_PAIRS) for m in gates)}.",
         f"- *As selection alone*, from the same networks at the same portion, the share of right labels in what AVC picks differs from that in what confidence picks by {said(d['PACS'], '+.1f')} points on PACS and {said(d['digits'], '+.1f')} on digits.", '',
         f"95 % intervals over pairs, each the mean of {by_pair('cbst').shape[1]} seeds; p from Wilcoxon's signed ranks over pairs. The twelve pairs share four domains and are not independent, so that these intervals are rather too narrow."])
+
+# %% ../../nbs/paper/selftrain.ipynb #26ba84fd
+from ..report.claims import Claim, Study
+
+# %% ../../nbs/paper/selftrain.ipynb #704895d1
+STUDY = Study('selftrain', grid, run, needs, lambda: [Claim(*c) for c in claims()])

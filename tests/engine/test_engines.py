@@ -6,7 +6,8 @@ import avh_nb as av
 import avh_nb.engine.numba_engine as numba_engine, avh_nb.engine.choice as which
 from avh_nb.loss.fused import fused_loss
 from avh_nb.loss.logits import plain_loss
-from avh_nb.tool.bench import compare, contenders, engines_here, largest_error
+from avh_nb.tool.timing import compare, largest_error
+from avh_nb.tool.contenders import contenders, engines_here
 from avh_nb.loss.angular import avh_loss
 from avh_nb.engine.numba_engine import NumbaEngine, in_threads
 from avh_nb.engine.numba_loss import NumbaLoss
@@ -280,7 +281,7 @@ def test_a_sure_sample_has_a_loss_above_zero(engine):
 
 def test_contenders_agree():
     shape = 300, 16, 20
-    from avh_nb.tool.bench import CONTENDERS, made_input
+    from avh_nb.tool.contenders import CONTENDERS, made_input
     x,w,y = made_input(*shape, length=.25)
     for work,reference,bound in (('avh', 'torch', 1e-6), ('loss', 'torch', 1e-4)):
         want = CONTENDERS[work][reference](x, w, y)()
@@ -295,7 +296,7 @@ def test_compare_times_each_with_the_first():
     assert row['numba'].get('mb', 0)<20
 
 def test_memory_of_the_fast_engine_is_a_block():
-    from avh_nb.tool.bench import extra_memory
+    from avh_nb.tool.timing import extra_memory
     used = extra_memory('score', 'numba', 20000, 64, 1000)
     if used is None: pytest.skip('this system keeps no high-water mark')
     assert used<16*2**20

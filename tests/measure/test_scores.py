@@ -3,7 +3,7 @@ import subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 import avh_nb as av
-from avh_nb.tool.bench import extra_memory, largest_error
+from avh_nb.tool.timing import extra_memory, largest_error
 from avh_nb.measure.scores import HARD_IS
 import reference
 
