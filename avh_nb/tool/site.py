@@ -139,7 +139,7 @@ PAPER = ('toy', 'human', 'dynamics', 'degradation', 'selftrain', 'domaingen', 'a
 
 def claim_table()->list:
     "The claims of all paper modules, from records and live runs: (claim, published, here, holds)"
-    return [c for m in PAPER for c in importlib.import_module(f'avh_nb.paper.{m}').claims()]
+    return [tuple(c) for m in PAPER for c in importlib.import_module(f'avh_nb.paper.{m}').claims()]
 
 def print_table(rows, header=('claim', 'published', 'here', 'holds')):
     "Print rows as a table of aligned columns"
