@@ -70,7 +70,7 @@ def median_table(
     of: dict, # For each degradation a list of metrics, one a seed
 )->str: # In Markdown
     "Median within-image correlation with the level for each score (rows) and degradation, with the interval over seeds"
-    def cell(metrics, k): return f"{over_seeds(metrics, f'{k} median'):.2f}".replace(' ', '\n')
+    def cell(metrics, k): return f"{over_seeds(metrics, f'{k} median'):.2f}".replace(' [', '\n[')
     return markdown_table(pd.DataFrame({style(d)['label']: {style(k)['label']: cell(m, k) for k in SCORES} for d,m in of.items()}))
 
 def draw_medians(ax, of, scores=('avh', 'confidence', 'avh_predicted', 'confidence_predicted', 'norm')):
