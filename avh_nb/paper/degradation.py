@@ -33,7 +33,7 @@ def grid(
 
 # %% ../../nbs/paper/degradation.ipynb #c812810a
 def score_levels(
-    learner, # A trained `Learner`
+    learner, # A trained learner
     images: Images,
     kind: str, # One of `DEGRADATIONS`
 )->dict: # Name to scores (N, levels), levels 0 to 5; and `correct`

@@ -157,7 +157,7 @@ def interval_of(
 
 # %% ../../nbs/paper/families.ipynb #644be9c0
 @cache
-def curves()->pd.DataFrame: # Columns schedule, arch, seed, epoch, `done` (share of the training), and those of `per_epoch`
+def curves()->pd.DataFrame: # Columns schedule, arch, seed, epoch, `done` (share of the training), and those of per_epoch
     "All per-epoch tables under both schedules"
     tables = []
     for (schedule,configs),study in zip(SCHEDULES.items(), ('dynamics', 'human')):

@@ -58,7 +58,7 @@ CORNERS = {
     'easy for both': (-1, -1)}
 
 def corner(
-    table, # As `gap_table` gives it
+    table, # As gap_table gives it
     name: str, # One of `CORNERS`
     score: str, # One of `FACES`
     n: int=100,
