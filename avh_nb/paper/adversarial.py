@@ -13,11 +13,14 @@ from ..angle import angles
 from ..data.attack import fgsm, pgd_path
 from ..data.sets import cifar10
 from ..train.models import FAMILIES
-from .dynamics import network, said
+from .families import network
 from ..report.plots import style
 from ..report.records import markdown_table, read_records
 from ..measure.scores import score
 from ..stats.correlation import mean_interval
+
+# %% ../../nbs/paper/adversarial.ipynb #e7e2b989
+def said(interval, f='.2f', between=' '): return f'{interval[0]:{f}}{between}[{interval[1]:{f}}, {interval[2]:{f}}]'
 
 # %% ../../nbs/paper/adversarial.ipynb #57c49b3a
 NEEDS = ('cifar10', 'cifar10h') # the networks are those of the study dynamics

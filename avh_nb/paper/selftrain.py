@@ -19,13 +19,16 @@ from ..data.domain import Domain
 from ..transfer.features import pacs_features, standardised
 from ..data.images import Normalise
 from ..train.models import Classifier, small_cnn
-from .dynamics import said
-from .human import judge
 from ..report.records import as_frame, read_records
 from ..train.checkpoint import SourceValidation, TargetOracle
 from ..transfer.pseudo_labels import GATES
 from ..transfer.selftrainer import SelfTrainer, portions
 from ..stats.correlation import mean_interval
+
+# %% ../../nbs/paper/selftrain.ipynb #c34e7f1a
+def said(interval, f='.2f', between=' '): return f'{interval[0]:{f}}{between}[{interval[1]:{f}}, {interval[2]:{f}}]'
+
+def judge(low, high): return 'yes' if low>0 else 'no' if high<0 else 'open'
 
 # %% ../../nbs/paper/selftrain.ipynb #62c1047b
 BASES = ('cbst', 'mrkld', 'lrent', 'mrkld+lrent')

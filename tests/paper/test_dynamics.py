@@ -3,8 +3,9 @@ import json
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from avh_nb.paper import adversarial, degradation, dynamics
-from avh_nb.paper.human import BASE, FAMILY_RUNS, run_name
+from avh_nb.paper.families import ONE_CYCLE, STEPS, curves, run_name
 from avh_nb.report.records import read_records
+from avh_nb.stats.correlation import Interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,30 +15,35 @@ def made_up(folder, avh_time, accuracy_time, norm_rate, norm_rho, order=1):
     "Records and per-epoch tables in which AVH and accuracy approach their end with these time constants"
     (folder/'traces').mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for study in ('dynamics', 'human'):
+    for study,configs in (('dynamics', STEPS), ('human', ONE_CYCLE)):
         with open(folder/f'{study}.jsonl', 'w') as f:
-            for n,(arch,changed) in enumerate(FAMILY_RUNS.items()):
-                config = {'arch': arch, **(dynamics.STEPS if study=='dynamics' else {**BASE, **changed})}
+            for n,config in enumerate(configs.values()):
                 for seed in range(3):
                     f.write(json.dumps(dict(study=study, config=config, seed=seed, metrics={}))+'\n')
                     t = np.arange(config['epochs']+1)/15*30
                     wiggle = 1+.002*rng.normal()
-                    curves = dict(avh=.1-(.03+.002*order*n)*way(t, avh_time)*wiggle, correct=.1+(.6+.05*n)*way(t, accuracy_time)*wiggle, loss=2.3-way(t, accuracy_time)*wiggle, norm=5*np.exp(norm_rate*t)*wiggle, angle=1.5-.4*way(t, avh_time))
+                    of = dict(
+                        avh=.1-(.03+.002*order*n)*way(t, avh_time)*wiggle,
+                        correct=.1+(.6+.05*n)*way(t, accuracy_time)*wiggle,
+                        loss=2.3-way(t, accuracy_time)*wiggle,
+                        norm=5*np.exp(norm_rate*t)*wiggle,
+                        angle=1.5-.4*way(t, avh_time))
                     rho = dict(avh=.3*way(t, 2)+.01*rng.normal(), norm=norm_rho*way(t, 2)+.001*rng.normal())
-                    rows = [dict(epoch=e, score=k, rho=rho[k][e] if k in rho else np.nan, mean=v[e], **{f'bin {b}': v[e]*(1+b/50) for b in range(1, 6)}) for k,v in curves.items() for e in range(len(t))]
-                    if study=='dynamics': rows += [dict(epoch=e, score='train_loss', mean=curves['loss'][e]) for e in range(1, len(t))]
+                    rows = [dict(epoch=e, score=k, rho=rho[k][e] if k in rho else np.nan, mean=v[e],
+                        **{f'bin {b}': v[e]*(1+b/50) for b in range(1, 6)}) for k,v in of.items() for e in range(len(t))]
+                    if study=='dynamics': rows += [dict(epoch=e, score='train_loss', mean=of['loss'][e]) for e in range(1, len(t))]
                     else: rows = [r for r in rows if r['epoch']>0]
-                    pd.DataFrame(rows).to_parquet(folder/'traces'/(f'dynamics_{arch}_seed-{seed}_epochs.parquet' if study=='dynamics' else f'{run_name(config, seed)}_epochs.parquet'))
+                    pd.DataFrame(rows).to_parquet(folder/'traces'/f'{run_name(config, seed)}_epochs.parquet')
 
 @pytest.fixture
 def verdicts(tmp_path, monkeypatch):
     def of(criterion=.95, **kwargs):
-        dynamics.curves.cache_clear()
+        curves.cache_clear()
         monkeypatch.setenv('AVH_RESULTS', str(tmp_path/'r'))
         made_up(tmp_path/'r', **kwargs)
-        return [dynamics.overall(v[4]) for v in dynamics.verdicts(criterion)]
+        return [d.holds for d in dynamics.discoveries(criterion)]
     yield of
-    dynamics.curves.cache_clear()
+    curves.cache_clear()
 
 def test_a_training_as_the_paper_tells_it(verdicts):
     assert verdicts(avh_time=2, accuracy_time=6, norm_rate=.01, norm_rho=-.02)==['yes', 'yes', 'yes', 'yes', 'yes']
@@ -57,9 +63,20 @@ def test_the_criterion_moves_the_table(verdicts, tmp_path):
     assert q.avh.mean()==pytest.approx(2*np.log(20)/30, abs=.02) and q.correct.mean()==pytest.approx(6*np.log(20)/30, abs=.03) and p[.9]<p[.95]
 
 @pytest.mark.parametrize('intervals,word', [([(.1, .2), (.3, .4)], 'yes'), ([(-.2, -.1)], 'no'), ([(.1, .2), (-.1, .2)], 'mixed'), ([(.1, .2), (-.2, -.1)], 'mixed')])
-def test_judge(intervals, word): assert dynamics.judge(intervals)==word
+def test_unanimous(intervals, word):
+    assert dynamics.unanimous(Interval((low+high)/2, low, high).verdict() for low,high in intervals)==word
 
-def test_overall(): assert [dynamics.overall({'steps': a, 'one cycle': b}) for a,b in (('yes', 'yes'), ('no', 'no'), ('yes', 'no'), ('yes', 'mixed'))]==['yes', 'no', 'mixed', 'mixed']
+def test_both_schedules_have_to_agree():
+    words = [('yes', 'yes'), ('no', 'no'), ('yes', 'no'), ('yes', 'mixed')]
+    found = [dynamics.Discovery('', '', '', {}, {'steps': a, 'one cycle': b}).holds for a,b in words]
+    assert found==['yes', 'no', 'mixed', 'mixed']
+
+def test_claims_are_those_of_the_table(verdicts):
+    found = verdicts(avh_time=2, accuracy_time=6, norm_rate=.01, norm_rho=-.02)
+    assert [c.holds for c in dynamics.claims()]==found
+    table = dynamics.verdict_table()
+    for c in dynamics.claims():
+        assert c.text.split(': ', 1)[1] in table and c.here.split(': ', 1)[1].replace('; ', '<br>') in table
 
 def test_committed_records_are_whole():
     for study,module in (('dynamics', dynamics), ('degradation', degradation), ('adversarial', adversarial)):
@@ -89,6 +106,12 @@ def test_harder():
         pairs = sign*now[k][which][:, None]>sign*clean[k][which][None]
         assert got[k]==pytest.approx(pairs.mean())
 
-def test_judging_degradation():
-    assert [degradation.judge(*i) for i in ((.1, .2), (-.2, -.1), (-.1, .1))]==['yes', 'no', 'open']
+def test_degradation_claims_on_made_up_records(monkeypatch):
+    def of(avh, confidence): return {d: [{'avh mean': avh+s, 'avh median': avh+s, 'confidence mean': confidence} for s in (0, .001, .002)] for d in ('blur', 'noise')}
+    def holds(*args):
+        monkeypatch.setattr(degradation, 'recorded', lambda: of(*args))
+        return [c.holds for c in degradation.claims()]
+    assert [holds(*m) for m in ((.5, .2), (.5, .8), (.5, .501), (-.1, -.2))]==[['yes', 'yes'], ['yes', 'no'], ['yes', 'open'], ['no', 'yes']]
+
+def test_adversarial_judges_against_one_half():
     assert [adversarial.judge(*i) for i in ((.6, .7), (.3, .4), (.4, .6))]==['yes', 'no', 'open']
