@@ -55,12 +55,12 @@ def test_no_choice_but_the_oracles_touches_the_target(monkeypatch):
         for c in caches: c.cache_clear()
     def chosen(): return {rule: study.selected('EfficientNet-Lite0', 'avh', rule).scale.tolist() for rule in study.RULES}
     clear()
-    before,frame = chosen(),study.recorded().copy()
+    before,frame = chosen(),study.table().copy()
     one = ~frame.held_out.str.contains(',')
     frame.loc[one, 'accuracy'] = np.random.default_rng(0).random(one.sum())
     for d in PACS_DOMAINS: # in a run without d and e, what is seen on d serves the target e alone, and the other way round
         frame.loc[one, f'accuracy {d}'] = np.nan
-    monkeypatch.setattr(study, 'recorded', lambda: frame)
+    monkeypatch.setattr(study, 'table', lambda: frame)
     clear()
     after = chosen()
     clear()

@@ -253,6 +253,7 @@ def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45
 
 SCRIPT = '''
 import sys, time, torch
+from pathlib import Path
 sys.path[:0] = [sys.argv[3], sys.argv[3]+'/../train']
 from test_selftrainer import toy_trainer
 torch.set_num_threads(1)
