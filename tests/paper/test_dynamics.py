@@ -91,4 +91,3 @@ def test_harder():
 
 def test_judging_degradation():
     assert [degradation.judge(*i) for i in ((.1, .2), (-.2, -.1), (-.1, .1))]==['yes', 'no', 'open']
-    assert [adversarial.judge(*i) for i in ((.6, .7), (.3, .4), (.4, .6))]==['yes', 'no', 'open']
