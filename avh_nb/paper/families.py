@@ -15,12 +15,13 @@ from functools import cache
 from accelerate.utils import set_seed
 from safetensors.torch import load_model, save_model
 from ..core import all_or_nothing, results_folder, work_folder
-from ..data.images import cifar10, cifar10h
+from ..data.sets import cifar10, cifar10h
 from ..measure.scores import HARD_IS, avh, score
 from ..report.records import read_records
 from ..stats.correlation import Interval, bin_index, mean_interval, spearman
 from ..stats.human import human_selection_frequency
-from ..train.learner import Learner, mirror
+from ..train.learner import Learner
+from ..data.images import mirror
 from ..train.models import FAMILIES
 from ..watch.tracker import Tracker, read_trace
 

@@ -9,8 +9,9 @@ __all__ = ['CENTRES', 'BOUNDS', 'SCORES', 'STUDY', 'clouds', 'ToyNet', 'trained'
 # %% ../../nbs/paper/toy.ipynb #bac22861
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
-from ..report.plots import figure, plot_map
 from ..measure.scores import HARD_IS, score
+from ..report.claims import Claim, Study
+from ..report.plots import figure, plot_map
 from ..stats.correlation import mean_interval, spearman
 
 # %% ../../nbs/paper/toy.ipynb #19c31f19
@@ -23,6 +24,7 @@ def clouds(n, rng):
     p = np.exp(-((x[:, None]-CENTRES)**2).sum(2)/(2*.8**2))
     return x.astype(np.float32),y,(p/p.sum(1, keepdims=True))[np.arange(n), y]
 
+# %% ../../nbs/paper/toy.ipynb #47aefc37
 class ToyNet(nn.Module):
     "Three layers to a feature of two dimensions, and a head without bias"
     def __init__(self):
@@ -38,7 +40,10 @@ def trained(seed=0, n=1500, steps=200):
     x,y,_ = clouds(n, np.random.default_rng(seed))
     x,y,net = torch.from_numpy(x),torch.from_numpy(y),ToyNet()
     opt = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=1e-2)
-    for _ in range(steps): opt.zero_grad(); F.cross_entropy(net(x), y).backward(); opt.step()
+    for _ in range(steps):
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
     return net.eval()
 
 @torch.no_grad()
@@ -54,8 +59,11 @@ def draw_features(ax, net, x, y):
     reach = np.abs(f).max()
     for c,w in enumerate(net.head.weight.detach().numpy()):
         w = .9*reach*w/np.linalg.norm(w)
-        ax.quiver(0, 0, *w, angles='xy', scale_units='xy', scale=1, width=.007, zorder=3); ax.annotate(f'$w_{c}$', w*1.06)
-    ax.set(xlabel='feature 1', ylabel='feature 2', aspect='equal', xlim=(-1.1*reach, 1.1*reach), ylim=(-1.1*reach, 1.1*reach)); ax.legend()
+        ax.quiver(0, 0, *w, angles='xy', scale_units='xy', scale=1, width=.007, zorder=3)
+        ax.annotate(f'$w_{c}$', w*1.06)
+    limits = -1.1*reach,1.1*reach
+    ax.set(xlabel='feature 1', ylabel='feature 2', aspect='equal', xlim=limits, ylim=limits)
+    ax.legend()
 
 # %% ../../nbs/paper/toy.ipynb #2c9a2efb
 def draw_maps(net, x, y, n=120, size=3.6):
@@ -75,28 +83,28 @@ SCORES = ('avh', 'confidence', 'norm')
 
 @cache
 def toy_correlations(n_seeds=10, n=2000):
-    "Spearman's correlation with the true probability of the label, over points whose true probability is at most `bound`: one row a network and bound"
+    """Spearman's correlation with the true probability of the label, over points whose true probability is at most `bound`:
+    one row a network and bound"""
     rows = []
     for seed in range(n_seeds):
         x,y,truth = clouds(n, np.random.default_rng(1000+seed))
         s = scores_at(trained(seed), x, y)
         easy = {k: getattr(s, k).numpy()*(1 if HARD_IS[k]=='low' else -1) for k in SCORES}
-        for b in BOUNDS: rows.append(dict(seed=seed, bound=b, **{k: spearman(v[truth<=b], truth[truth<=b]) for k,v in easy.items()}))
+        for b in BOUNDS:
+            upto = truth<=b
+            rows.append(dict(seed=seed, bound=b, **{k: spearman(v[upto], truth[upto]) for k,v in easy.items()}))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/paper/toy.ipynb #a1950c51
 def claims():
-    "What the picture shows, in numbers: (claim, published, here, holds)"
-    t,said,signs = toy_correlations(),[],set()
+    "What the picture shows, in numbers"
+    t,leads = toy_correlations(),{}
     for bound,points in ((.95, 'points of true probability up to 0.95'), (1., 'all points')):
         u = t[t.bound==bound]
-        d,low,high = mean_interval(u.avh-u.norm)
-        signs.add(1 if low>0 else -1 if high<0 else 0)
-        said.append(f'{points}: {d:+.2f} [{low:+.2f}, {high:+.2f}]')
-    return [('toy: AVH follows true hardness better than the norm (difference of ρ)', 'a picture', '; '.join(said), {1: 'yes', -1: 'no'}.get(signs.pop(), 'open') if len(signs)==1 else 'mixed')]
+        leads[points] = mean_interval(u.avh-u.norm)
+    here = '; '.join(f'{points}: {i:+.2f}' for points,i in leads.items())
+    verdicts = {i.verdict() for i in leads.values()}
+    holds = verdicts.pop() if len(verdicts)==1 else 'mixed'
+    return [Claim('toy: AVH follows true hardness better than the norm (difference of ρ)', 'a picture', here, holds)]
 
-# %% ../../nbs/paper/toy.ipynb #19d27fdc
-from ..report.claims import Claim, Study
-
-# %% ../../nbs/paper/toy.ipynb #28a1f6a7
-STUDY = Study('toy', claims=lambda: [Claim(*c) for c in claims()])
+STUDY = Study('toy', claims=claims)

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
 from torchvision.transforms import v2
-from ..data.sets import locate
-from ..data.domain import Domain
-from ..train.models import Classifier
-from .selftrain import arguments, summarise
 from ..core import work_folder
+from ..data.sets import locate
+from ..train.models import Classifier
+from ..data.domain import Domain
 from ..transfer.selftrainer import SelfTrainer, portions
+from ..transfer.adaptation import arguments, summarise
+from ..report.claims import Study
 
 # %% ../../nbs/paper/visda.ipynb #dc94f340
 VISDA = ('aeroplane', 'bicycle', 'bus', 'car', 'horse', 'knife', 'motorcycle', 'person', 'plant', 'skateboard', 'train', 'truck')
@@ -32,17 +33,21 @@ def read_list(
     for i,line in enumerate(path.read_text().splitlines()):
         if not line.strip(): continue
         name,_,label = line.rpartition(' ')
-        if not name or not label.isdigit() or int(label)>=len(VISDA): raise ValueError(f"{path}: line {i+1}: expected a file and a label from 0 to {len(VISDA)-1}, got {line!r}")
-        paths.append(path.parent/name); labels.append(int(label))
+        if not name or not label.isdigit() or int(label)>=len(VISDA):
+            raise ValueError(f"{path}: line {i+1}: expected a file and a label from 0 to {len(VISDA)-1}, got {line!r}")
+        paths.append(path.parent/name)
+        labels.append(int(label))
     return paths,torch.tensor(labels, dtype=torch.int64)
 
+# %% ../../nbs/paper/visda.ipynb #aa05ffcf
 def load_domain(
     split: str, # 'train' or 'validation'
     size: int=224, # Pixels that the network sees
 )->Domain:
     "A domain of VisDA-17, read from its files batch by batch; a random crop and mirror image in training, the centre else"
     paths,y = read_list(split)
-    whole,to_float = v2.Resize((round(size*256/224),)*2, antialias=True),v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    whole = v2.Resize((round(size*256/224),)*2, antialias=True)
+    to_float = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     normalise = v2.Normalize((.485, .456, .406), (.229, .224, .225)) # of ImageNet, as the network was trained
     training,centre = v2.Compose([v2.RandomCrop(size), v2.RandomHorizontalFlip()]),v2.CenterCrop(size)
     pool = ThreadPoolExecutor()
@@ -60,26 +65,32 @@ def load_domain(
 
 # %% ../../nbs/paper/visda.ipynb #aef58c0c
 NEEDS = ('visda',)
-PUBLISHED = dict(backbone='ResNet-101', weights='ImageNet', size=224, batch_size=32, source_epochs=3, rounds=20, lr=1e-4, selection='last round')
+PUBLISHED = dict(backbone='ResNet-101', weights='ImageNet', size=224, batch_size=32, source_epochs=3, rounds=20, lr=1e-4,
+    selection='last round')
 TINY = {**PUBLISHED, 'weights': 'none', 'size': 32, 'batch_size': 6, 'source_epochs': 1, 'rounds': 2} # to see that everything runs
 METHODS = ('source', 'cbst', 'cbst+avh', 'cbst+avc-labels', 'mrkld+lrent', 'mrkld+lrent+avh')
 
 def grid(
     seeds: int=3, # How many
     part: str='all', # 'all', or 'tiny' to see that everything runs
-    methods: tuple=(), # Only these; default: `METHODS`
+    methods: tuple=(), # Only these; default: METHODS
 )->list: # Of (config, seed)
     "The runs of the study"
     if part not in ('all', 'tiny'): raise ValueError(f"part: expected 'all' or 'tiny', got {part!r}")
     for m in methods: arguments(m)
     return [(dict(method=m, **(PUBLISHED if part=='all' else TINY)), s) for s,m in product(range(seeds), methods or METHODS)]
 
-def network(config):
+def network(
+    config: dict, # `weights`: 'ImageNet', or 'none'
+)->Classifier:
+    "A ResNet-101 with a new last layer"
     net = resnet101()
-    if config['weights']=='ImageNet': net.load_state_dict(ResNet101_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True))
+    if config['weights']=='ImageNet':
+        net.load_state_dict(ResNet101_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True))
     n_features,net.fc = net.fc.in_features,nn.Identity()
     return Classifier(net, n_features, len(VISDA))
 
+# %% ../../nbs/paper/visda.ipynb #ddac9756
 def run(config, seed, device='cpu'):
     "One method with one seed; a killed run goes on from its last finished round, kept in the work folder"
     source,target = load_domain('train', config['size']),load_domain('validation', config['size'])
@@ -87,14 +98,11 @@ def run(config, seed, device='cpu'):
     rounds = (*growing, *[growing[-1]]*config['rounds'])[:config['rounds']]
     schedule = (0,)*config['source_epochs'] + (() if config['method']=='source' else rounds)
     torch.manual_seed(seed)
-    checkpoint = work_folder()/'visda'/('_'.join(str(v) for v in config.values()).replace(' ', '-')+f'_seed-{seed}.safetensors')
-    trainer = SelfTrainer(network(config), source, target, schedule, **arguments(config['method']), steps=max(1, len(source)//config['batch_size']), batch_size=config['batch_size'],
-        lr=config['lr'], validation=.01, seed=seed, checkpoint=checkpoint, mixed_precision=device=='cuda', device=device)
+    name = '_'.join(str(v) for v in config.values()).replace(' ', '-')
+    trainer = SelfTrainer(network(config), source, target, schedule, **arguments(config['method']),
+        steps=max(1, len(source)//config['batch_size']), batch_size=config['batch_size'], lr=config['lr'], validation=.01, seed=seed,
+        checkpoint=work_folder()/'visda'/f'{name}_seed-{seed}.safetensors', mixed_precision=device=='cuda', device=device)
     metrics = summarise(trainer.fit())
     return {**metrics, **{f'of {name}': v for name,v in zip(VISDA, trainer.result['of_class'])}}
 
-# %% ../../nbs/paper/visda.ipynb #02430380
-from ..report.claims import Claim, Study
-
-# %% ../../nbs/paper/visda.ipynb #3822808e
-STUDY = Study('visda', grid, run, NEEDS)
+STUDY = Study('visda', grid, run, NEEDS) # it claims nothing before it is run

@@ -112,6 +112,3 @@ def test_degradation_claims_on_made_up_records(monkeypatch):
         monkeypatch.setattr(degradation, 'recorded', lambda: of(*args))
         return [c.holds for c in degradation.claims()]
     assert [holds(*m) for m in ((.5, .2), (.5, .8), (.5, .501), (-.1, -.2))]==[['yes', 'yes'], ['yes', 'no'], ['yes', 'open'], ['no', 'yes']]
-
-def test_adversarial_judges_against_one_half():
-    assert [adversarial.judge(*i) for i in ((.6, .7), (.3, .4), (.4, .6))]==['yes', 'no', 'open']
