@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 import avh_nb as av
 import avh_nb.engine.choice as choice, avh_nb.engine.tally as tally
+from avh_nb.measure.scores import scores_of
 from avh_nb import angle
 from avh_nb.engine.reference import TorchEngine, TorchLoss
 from avh_nb.engine.tally import Engine, LossEngine, Tally
