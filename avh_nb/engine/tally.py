@@ -150,7 +150,7 @@ class Engine(ABC):
 class LossEngine(ABC):
     "What the fused loss asks for, a block at a time; made for features (N, D) and class vectors (C, D)"
     n_parts = 1 # into which samples and classes are cut, to be worked on side by side
-    def __init__(self, x, w): pass
+    def __init__(self, x, w): super().__init__() # an engine may look at their sizes
     def run_parts(self, f, items):
         "Call `f` on each of `items`, side by side if the engine can; a list of what it returns"
         return [f(i) for i in items]
