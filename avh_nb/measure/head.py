@@ -81,7 +81,7 @@ class Head:
         dtype = compute_dtype(x, self.w)
         with exact_matmul(x.device): return F.linear(x.to(dtype), self.w.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
-    def score(self, x, y=None, on_invalid='warn', engine=None):
+    def score(self, x, y=None, on_invalid='warn', engine=None)->Scores:
         "All `Scores` of features (N, D), and labels (N,) if there are any; arguments as of `score`"
         return score(x, self.w, y, self.bias, on_invalid, self.scale, engine)
 
