@@ -149,12 +149,6 @@ def test_a_cell_of_imports_holds_imports_only():
             if kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign}: mixed.append(f'{p.relative_to(ROOT)}: {s[:80]}')
     assert mixed==[]
 
-def test_the_source_of_a_last_export_can_be_moved():
-    "nbdev puts source below documentation, and fails where nothing that a reader sees comes after"
-    for p in NOTEBOOKS:
-        shown = [s for kind,s in cells(p) if not re.match(r'#\| *(hide|export\b)', s)]
-        assert not shown[-1].startswith('#| exports'), f'{p.relative_to(ROOT)}: use what the last cell exports, or export it with `export`'
-
 def test_ruff_finds_nothing():
     command = [Path(sys.executable).parent/'ruff', 'check', '--no-cache', '--output-format', 'concise', 'avh_nb', 'tests', 'setup.py']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
 from avh_nb.paper.visda import VISDA
-from avh_nb.report.claims import STUDIES, claims, print_claims, study
+from avh_nb.report.claims import STUDIES, claims, claims_table, print_claims, study
 from avh_nb.tool.api import definitions
 from avh_nb.tool.render import check_site, site_address
 from avh_nb.tool.site import readme
@@ -134,9 +134,13 @@ def test_the_table_of_claims_fits(width, capsys):
     claim = ' '.join(l.split(' | ')[1].strip() for l in lines[2:] if ' | ' in l).split()
     assert claim==[w for c in found for w in c.text.split()]
 
-def test_the_readmes_table_is_that_of_the_claims():
+def test_the_readmes_table_is_that_of_the_records():
+    "What is computed live, as the toy is, may differ in its last digit on another machine"
     text = (ROOT/'README.md').read_text(encoding='utf-8')
-    for c in claims(): assert f'| {c.text} | {c.published} | {c.here} | {c.holds} |' in text, c.text
+    recorded = [c for s in STUDIES if study(s).grid for c in study(s).claims()]
+    assert len(recorded)>10
+    for row in claims_table(recorded).split('\n')[2:]: assert row in text
+    for c in claims(): assert f"| {c.text} |".replace('|ρ|', '\\|ρ\\|') in text
 
 RECORDED = [s for s in STUDIES if study(s).grid and s not in ('visda', 'bench')] # VisDA-17 was not run; a machine has benchmarks of its own
 
