@@ -45,7 +45,7 @@ def texts(path):
 def numbers(path):
     "All numbers of a page in their order, and how many tables hold them"
     found,tables = [],0
-    for kind,text in texts(path):
+    for _,text in texts(path):
         tables += len(re.findall(r'^\|(?:\s*:?-+:?\s*\|)+\s*$', text, flags=re.M))
         text = re.sub(r'\]\([^)]*\)|0x[0-9a-f]+', ' ', text) # addresses
         found += NUMBER.findall(text)

@@ -18,7 +18,7 @@ from ..data.sets import cifar10
 from ..train.models import FAMILIES
 from ..stats.correlation import Interval, mean_interval
 from ..report.claims import Claim, Study
-from ..report.records import read_records
+from ..report.records import recorded, same_seeds
 from .dynamics import network
 
 # %% ../../nbs/paper/adversarial.ipynb #a3afca19
@@ -116,11 +116,8 @@ def run(config, seed, device='cpu'):
 @cache
 def of_attack(attack=0):
     "Metrics of one of ATTACKS for each family, one a seed"
-    of = [r for r in read_records('adversarial') if {k: v for k,v in r['config'].items() if k!='arch'}==ATTACKS[attack]]
-    res = {a: [r['metrics'] for r in sorted(of, key=lambda r: r['seed']) if r['config']['arch']==a] for a in FAMILIES}
-    if any(len(m)<2 for m in res.values()):
-        raise LookupError('adversarial: fewer than two seeds are recorded; run `avh_rebuild adversarial`')
-    return res
+    of = same_seeds(recorded('adversarial', **ATTACKS[attack]), 'arch', FAMILIES)
+    return {a: [r['metrics'] for r in records] for a,records in of.items()}
 
 def over_families(of, key):
     "Mean over families, and its interval over seeds; NaN where networks lack the number, since the attack hardly ever won"

@@ -6,10 +6,16 @@
 __all__ = ['QUANTITIES', 'draw_bins', 'conjecture']
 
 # %% ../../nbs/paper/conjecture.ipynb #981a92b9
+import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 from .families import FAMILY_MEAN, STEPS, aligned, curves
-from ..report.plots import plot_curve, style
+from ..report.plots import plot_curve, register, style
 from ..stats.curves import plateau
+
+# %% ../../nbs/paper/conjecture.ipynb #818fb40f
+# From hard to easy for people, dark to light
+register({f'bin {b+1}': dict(label=f'HSF {b/5:.1f} to {(b+1)/5:.1f}', color=plt.get_cmap('cividis')(b/4.6), marker='vsoD^'[b],
+    ls=('-', '--', '-.', ':', '-')[b]) for b in range(5)})
 
 # %% ../../nbs/paper/conjecture.ipynb #b2911552
 QUANTITIES = dict(avh='AVH', norm='norm of x', confidence='confidence of the label', correct='accuracy', loss='loss (nats)')

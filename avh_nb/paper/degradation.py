@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'STUDY', 'grid', 'score_levels', 'within', 'summarise', 'over_seeds', 'median_table', 'draw_medians', 'run',
-           'recorded', 'difference', 'rises', 'claims', 'summary']
+           'by_degradation', 'difference', 'rises', 'claims', 'summary']
 
 # %% ../../nbs/paper/degradation.ipynb #2030d40f
 import numpy as np, pandas as pd
@@ -15,8 +15,8 @@ from ..data.sets import cifar10
 from ..measure.scores import score
 from .families import ALL_HARD_IS, NEEDS, network
 from ..report.claims import Claim, Study
-from ..report.plots import plot_intervals, style
-from ..report.records import markdown_table, read_records
+from ..report.plots import plot_intervals, register, style
+from ..report.records import markdown_table, recorded, same_seeds
 from ..stats.correlation import Interval, mean_interval, median_interval
 from ..train.models import FAMILIES
 
@@ -62,6 +62,11 @@ def summarise(levels):
         res[f'{k} mean'] = float(r.mean())
     return {**res, 'images': len(levels['correct'])}
 
+# %% ../../nbs/paper/degradation.ipynb #3a6c2a09
+register({kind: dict(label='JPEG' if kind=='jpeg' else kind, color=color, marker=marker, ls=ls) for kind,color,marker,ls in (
+    ('contrast', 0, 'o', '-'), ('noise', 1, 's', '--'), ('blur', 2, '^', '-.'), ('sharpness', 3, 'x', ':'), ('jpeg', 4, 'D', '-'),
+    ('occlusion', 'black', 'v', '--'))})
+
 # %% ../../nbs/paper/degradation.ipynb #83463d61
 def over_seeds(metrics, key):
     "Mean and interval over seeds of a correlation, which cannot leave -1 to 1"
@@ -89,15 +94,12 @@ def run(config, seed, device='cpu', images=None):
 
 # %% ../../nbs/paper/degradation.ipynb #4870bfa9
 @cache
-def recorded():
+def by_degradation():
     "For each degradation the metrics of each seed, averaged over the families"
-    res,records = {},read_records('degradation')
+    res = {}
     for d in DEGRADATIONS:
-        of = [r for r in records if r['config']['degradation']==d]
-        seeds = set.intersection(*({r['seed'] for r in of if r['config']['arch']==a} for a in FAMILIES))
-        res[d] = [pd.DataFrame([r['metrics'] for r in of if r['seed']==s]).mean().to_dict() for s in sorted(seeds)]
-    if any(len(m)<2 for m in res.values()):
-        raise LookupError('degradation: fewer than two seeds are recorded; run `avh_rebuild degradation`')
+        of = same_seeds(recorded('degradation', degradation=d), 'arch', FAMILIES).values()
+        res[d] = [pd.DataFrame([r['metrics'] for r in runs]).mean().to_dict() for runs in zip(*of)]
     return res
 
 # %% ../../nbs/paper/degradation.ipynb #86c7ec42
@@ -112,7 +114,7 @@ def rises(of):
 # %% ../../nbs/paper/degradation.ipynb #1b85957c
 def claims():
     "What this page tests"
-    of = recorded()
+    of = by_degradation()
     medians,d = rises(of),difference(of)
     least = min(medians, key=lambda k: medians[k].mean)
     everywhere = all(i.verdict()=='yes' for i in medians.values())
@@ -127,7 +129,7 @@ STUDY = Study('degradation', grid, run, NEEDS, claims) # the networks are those 
 # %% ../../nbs/paper/degradation.ipynb #a0241e09
 def summary():
     "What this page finds, in a few sentences of Markdown"
-    of = recorded()
+    of = by_degradation()
     medians,seeds = rises(of),len(next(iter(of.values())))
     rising = [d for d,i in medians.items() if i.verdict()=='yes']
     def names(which): return ', '.join(style(d)['label'] for d in which) or 'none'

@@ -8,7 +8,7 @@ __all__ = ['LITE', 'CNN9', 'RECIPES', 'SETTINGS', 'CNN9_SETTINGS', 'SMOOTHING', 
            'runs_of', 'criteria', 'selected', 'farthest_rule', 'gain', 'claims', 'summary']
 
 # %% ../../nbs/paper/domaingen.ipynb #1effa9dd
-import pandas as pd, seaborn as sns
+import pandas as pd
 from functools import cache
 from itertools import combinations, product
 from ..data.sets import PACS_DOMAINS
@@ -16,8 +16,8 @@ from ..train.checkpoint import TargetOracle, TrainingDomainValidation
 from ..transfer.generalisation import NETWORKS, generalise, summarise
 from ..stats.correlation import mean_interval
 from ..report.claims import Claim, Study
-from ..report.plots import STYLES
-from ..report.records import as_frame, read_records
+from ..report.plots import register
+from ..report.records import as_frame, recorded
 
 # %% ../../nbs/paper/domaingen.ipynb #7aaf91e1
 # The best of RECIPES for the softmax on held-out images of the training domains
@@ -98,9 +98,7 @@ RULES = (TrainingDomainValidation.name, 'a training domain left out', TargetOrac
 @cache
 def table():
     "The records of this study as a table"
-    records = read_records('domaingen')
-    if not records: raise LookupError('domaingen: nothing is recorded; run `avh_rebuild domaingen`')
-    f = as_frame(records)
+    f = as_frame(recorded('domaingen'))
     return f.assign(**{k: f[k] if k in f else float('nan') for k in ('scale', 'margin', 'label_smoothing')})
 
 @cache
@@ -158,13 +156,12 @@ def gain(backbone, method, rule=RULES[0], smoothing=None, over='softmax', **reci
         domains={h: mean_interval(d.loc[h]) for h in d.index})
 
 # %% ../../nbs/paper/domaingen.ipynb #a7434f4e
-_colour = sns.color_palette('colorblind').as_hex()
-STYLES.update({ # how this study draws its rules and losses
-    RULES[0]: dict(label=RULES[0], color=_colour[3], marker='s', ls='--'),
-    RULES[1]: dict(label=RULES[1], color=_colour[2], marker='^', ls='-'),
-    RULES[2]: dict(label=RULES[2], color=_colour[0], marker='o', ls='-'),
-    'loss softmax': dict(label='softmax', color=_colour[3], marker='s', ls='--'),
-    'loss avh': dict(label='AVH loss', color=_colour[0], marker='o', ls='-'),
+register({ # how this study draws its rules and losses
+    RULES[0]: dict(label=RULES[0], color=3, marker='s', ls='--'),
+    RULES[1]: dict(label=RULES[1], color=2, marker='^', ls='-'),
+    RULES[2]: dict(label=RULES[2], color=0, marker='o', ls='-'),
+    'loss softmax': dict(label='softmax', color=3, marker='s', ls='--'),
+    'loss avh': dict(label='AVH loss', color=0, marker='o', ls='-'),
 })
 
 # %% ../../nbs/paper/domaingen.ipynb #cac9f22d

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from ..core import results_folder
 from .families import FAMILY_RUNS, NEEDS, SCHEDULES, STEPS, curves, over_seeds, per_epoch, per_run, run_name, train_and_keep
 from ..report.claims import Claim, Study
-from ..report.plots import style
+from ..report.plots import register, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
-from ..stats.curves import growth_rate, plateau, stalled
+from ..stats.curves import growth_rate, plateau
 from ..watch.tracker import write_parquet
 
 # %% ../../nbs/paper/dynamics.ipynb #b6f1fd8f
@@ -55,6 +55,10 @@ class Discovery(NamedTuple):
     verdicts: dict # Schedule -> 'yes', 'no' or 'mixed'
     @property
     def holds(self): return unanimous(self.verdicts.values())
+
+# %% ../../nbs/paper/dynamics.ipynb #0a69c948
+register('correct', label='accuracy', color=2, marker='^', ls='-.')
+register('train_loss', label='training loss', color='black', marker='v', ls=':')
 
 # %% ../../nbs/paper/dynamics.ipynb #b7fd87e4
 def plateaus(criterion=.95):

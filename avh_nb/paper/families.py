@@ -23,7 +23,9 @@ from ..stats.human import human_selection_frequency
 from ..train.learner import Learner
 from ..data.images import mirror
 from ..train.models import FAMILIES
+from ..watch.callbacks import learner_callback
 from ..watch.tracker import Tracker, read_trace
+from ..report.plots import register
 
 # %% ../../nbs/paper/families.ipynb #da4cc339
 NEEDS = ('cifar10', 'cifar10h')
@@ -52,6 +54,9 @@ def centred_scores(x, w, y, bias=None):
 CENTRED_HARD_IS = dict(avh_centred_features='high', avh_centred_classes='high', avh_centred='high')
 EXTRA_HARD_IS = {**CENTRED_HARD_IS, 'confidence_predicted': 'low', 'avh_predicted': 'high'}
 ALL_HARD_IS = {**HARD_IS, **EXTRA_HARD_IS}
+
+# %% ../../nbs/paper/families.ipynb #5dd6cde7
+register('avh_centred_features', label='AVH, mean feature subtracted', color=9, marker='h', ls='-.')
 
 # %% ../../nbs/paper/families.ipynb #aa15870f
 def agreement(frame, hsf):
@@ -100,7 +105,7 @@ def train_and_trace(
     model = FAMILIES[config['arch']](len(train.classes), config['bias'], config['signed'])
     learner = Learner(model, train, config['epochs'], LR[config['arch']], config.get('schedule', 'cycle'),
         label_smoothing=config['label_smoothing'], augment=mirror if config['augment']=='mirror' else None, seed=seed,
-        callbacks=[Tracker(test, folder/'trace', extra=centred_scores)], checkpoint=folder/'checkpoint.safetensors',
+        callbacks=[learner_callback(Tracker(folder=folder/'trace'), test, centred_scores)], checkpoint=folder/'checkpoint.safetensors',
         mixed_precision='bf16', device=device, **kwargs).fit()
     return learner,read_trace(folder/'trace'),hsf
 

@@ -9,7 +9,7 @@ __all__ = ['LITE', 'SMALL', 'FACTORS', 'PACS_PAIRS', 'DIGIT_PAIRS', 'RECIPES', '
            'standing', 'told', 'summary']
 
 # %% ../../nbs/paper/selftrain.ipynb #b3c557db
-import numpy as np, pandas as pd, seaborn as sns
+import numpy as np, pandas as pd
 from functools import cache
 from itertools import permutations, product
 from scipy import stats
@@ -18,8 +18,9 @@ from ..transfer.adaptation import MAIN, NETWORKS, PUBLISHED_VISDA, VARIANTS, WEI
 from ..transfer.selftrainer import portions
 from ..stats.correlation import mean_interval
 from ..report.claims import Claim, Study
-from ..report.plots import STYLES
-from ..report.records import as_frame, read_records
+from ..report.plots import register
+from ..report.records import as_frame, recorded
+from ..transfer.pseudo_labels import GATES
 
 # %% ../../nbs/paper/selftrain.ipynb #62c1047b
 # The best of RECIPES on held-out images of the source
@@ -90,9 +91,7 @@ def run(config, seed, device='cpu'):
 @cache
 def table(part='target'):
     "The records as a table: the runs on a target, or ('part') those of the recipes of source training"
-    records = [r for r in read_records('selftrain') if part in r['config']]
-    if not records: raise LookupError('selftrain: nothing is recorded; run `avh_rebuild selftrain`')
-    f = as_frame(records)
+    f = as_frame(recorded('selftrain', part))
     return f.assign(weight=f.weight.fillna(WEIGHT) if 'weight' in f else WEIGHT)
 
 # %% ../../nbs/paper/selftrain.ipynb #3279574f
@@ -140,14 +139,11 @@ def gain(method, pairs=PACS_PAIRS, metric='accuracy', over=None, **changed):
         each=each, by_seed=d)
 
 # %% ../../nbs/paper/selftrain.ipynb #89d0739e
-_colour = sns.color_palette('colorblind').as_hex()
-STYLES.update({ # how this study draws its methods and gates
-    'cbst+avh': dict(label='AVH gate', color=_colour[0], marker='o', ls='-'),
-    'cbst+avc-labels': dict(label='AVC labels', color=_colour[2], marker='^', ls='-.'),
-    'gate avc': dict(label='by AVC', color=_colour[0], marker='o', ls='-'),
-    'gate confidence': dict(label='by confidence', color=_colour[3], marker='s', ls='--'),
-    'gate margin': dict(label='by margin', color=_colour[4], marker='v', ls='-.'),
-    'gate entropy': dict(label='by entropy', color=_colour[1], marker='D', ls=':'),
+register({ # how this study draws its methods and gates
+    'cbst+avh': dict(label='AVH gate', color=0, marker='o', ls='-'),
+    'cbst+avc-labels': dict(label='AVC labels', color=2, marker='^', ls='-.'),
+    **{f'gate {gate}': dict(label=f'by {GATES[gate].label}', color=color, marker=marker, ls=ls) for gate,color,marker,ls in (
+        ('avc', 0, 'o', '-'), ('confidence', 3, 's', '--'), ('margin', 4, 'v', '-.'), ('entropy', 1, 'D', ':'))},
 })
 
 # %% ../../nbs/paper/selftrain.ipynb #a00cffe7

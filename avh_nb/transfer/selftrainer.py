@@ -9,7 +9,7 @@ __all__ = ['portions', 'SelfTrainer']
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from ..data.domain import Domain, batches
-from ..measure.head import head_scores
+from ..measure.head import Head
 from ..train.checkpoint import LastRound, TargetOracle
 from ..train.classifier import as_classifier
 from ..train.training import Training, hold_out
@@ -87,12 +87,14 @@ def _check(self: SelfTrainer, selection):
         raise ValueError(f"model, source, target: expected the same classes, got {n}, {classes} and {self.target.classes}")
 
 @patch(as_prop=True)
-def class_vectors(self: SelfTrainer): return self.classifier.head.weight.detach()
+def class_vectors(self: SelfTrainer):
+    "Class vectors of the head as it is now, (C, D)"
+    return Head.of(self.classifier.head).w
 
 @patch
 def scores(self: SelfTrainer, y):
     "`Scores` of the target as the network sees it now, with the bias or the scale of its head"
-    return head_scores(self.classifier.head, self.view[0], y)
+    return Head.of(self.classifier.head).score(self.view[0], y)
 
 @patch
 def parts(self: SelfTrainer): return self.model,self.optimizer,None

@@ -38,9 +38,9 @@ def test_without_ten_winners_no_share_is_given():
     assert np.isnan(study.over_families({'a': [got, got]}, 'auroc end avh')).all()
 
 def test_records_are_read_by_attack_family_and_seed(monkeypatch):
-    rows = [dict(config={'arch': a, **attack}, seed=s, metrics=dict(success=i+j/10+s/100))
+    rows = [dict(study='adversarial', config={'arch': a, **attack}, seed=s, metrics=dict(success=i+j/10+s/100))
         for s in (1, 0) for j,a in enumerate(study.FAMILIES) for i,attack in enumerate(study.ATTACKS)]
-    monkeypatch.setattr(study, 'read_records', lambda name: rows)
+    monkeypatch.setattr(study, 'recorded', lambda name, **wanted: [r for r in rows if wanted.items()<=r['config'].items()])
     study.of_attack.cache_clear()
     try:
         for i in range(4): assert [[m['success'] for m in ms] for ms in study.of_attack(i).values()]==[[i+j/10, i+j/10+.01] for j in range(4)]
@@ -49,7 +49,7 @@ def test_records_are_read_by_attack_family_and_seed(monkeypatch):
         assert i==pytest.approx((2.155, 2.155-half, 2.155+half), abs=1e-4)
         del rows[:16]
         study.of_attack.cache_clear()
-        with pytest.raises(LookupError, match='fewer than two seeds'): study.of_attack(0)
+        with pytest.raises(LookupError, match='fewer than 2 seeds'): study.of_attack(0)
     finally: study.of_attack.cache_clear()
 
 def test_the_page_says_what_the_records_say():

@@ -109,6 +109,6 @@ def test_harder():
 def test_degradation_claims_on_made_up_records(monkeypatch):
     def of(avh, confidence): return {d: [{'avh mean': avh+s, 'avh median': avh+s, 'confidence mean': confidence} for s in (0, .001, .002)] for d in ('blur', 'noise')}
     def holds(*args):
-        monkeypatch.setattr(degradation, 'recorded', lambda: of(*args))
+        monkeypatch.setattr(degradation, 'by_degradation', lambda: of(*args))
         return [c.holds for c in degradation.claims()]
     assert [holds(*m) for m in ((.5, .2), (.5, .8), (.5, .501), (-.1, -.2))]==[['yes', 'yes'], ['yes', 'no'], ['yes', 'open'], ['no', 'yes']]

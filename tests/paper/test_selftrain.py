@@ -65,7 +65,7 @@ def test_the_network_does_not_depend_on_what_its_domain_cost(monkeypatch):
 def records(monkeypatch):
     "Records of one's own making in place of the committed ones"
     def use(rows):
-        monkeypatch.setattr(study, 'read_records', lambda name: rows)
+        monkeypatch.setattr(study, 'recorded', lambda name, part: [r for r in rows if part in r['config']])
         for f in (study.table, study._groups, study.gain): f.cache_clear()
     yield use
     for f in (study.table, study._groups, study.gain): f.cache_clear()

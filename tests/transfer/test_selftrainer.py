@@ -1,7 +1,6 @@
 "Pseudo labels against a slow loop written from the equations; known wrong variants are caught; a killed run loses nothing."
 import json, math, os, signal, subprocess, sys
 from functools import partial
-from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
@@ -259,7 +258,6 @@ def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45
 
 SCRIPT = '''
 import sys, time, torch
-from pathlib import Path
 sys.path[:0] = [sys.argv[3], sys.argv[3]+'/..']
 from test_selftrainer import toy_trainer
 torch.set_num_threads(1)
