@@ -17,8 +17,8 @@ from .tally import KEPT
 # %% ../../nbs/engine/choice.ipynb #be42c7f7
 class EngineEntry(NamedTuple):
     "What there is to know of an engine before it is loaded"
-    engine: str # Its `Engine`, as module.Class
-    loss: str # Its `LossEngine`
+    engine: str # Its Engine, as module.Class
+    loss: str # Its LossEngine
     device: str # Type of the device whose tensors it takes; '' for any
     dtypes: tuple # In which it computes
     tolerance: float=None # Of its answer to the small question; None: it is not asked
@@ -101,7 +101,7 @@ def loss_engine(
     name: str, # Of the table
     x: torch.Tensor, # Features (N, D)
     w: torch.Tensor, # Class vectors (C, D)
-): # Its `LossEngine`, for these
+): # Its LossEngine, for these
     "What the fused loss works with"
     module,_,kind = ENGINES[name].loss.rpartition('.')
     return getattr(importlib.import_module(module), kind)(x, w)

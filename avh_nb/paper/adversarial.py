@@ -19,7 +19,7 @@ from ..train.models import FAMILIES
 from ..stats.correlation import Interval, mean_interval
 from ..report.claims import Claim, Study
 from ..report.records import recorded, same_seeds
-from .dynamics import network
+from .families import network
 
 # %% ../../nbs/paper/adversarial.ipynb #a3afca19
 WALK = dict(attack='pgd', towards='another class', eps='8/255', steps=20)

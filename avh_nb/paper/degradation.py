@@ -36,7 +36,7 @@ def grid(
 def score_levels(
     learner, # A trained learner
     images: Images,
-    kind: str, # One of `DEGRADATIONS`
+    kind: str, # One of DEGRADATIONS
 )->dict: # Name to scores (N, levels), levels 0 to 5; and `correct`
     "Every score of every image at every level of a degradation"
     head = learner.bare_model.head

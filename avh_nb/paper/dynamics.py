@@ -155,7 +155,7 @@ def norm_follows_less(schedule):
     return f'{words}; {changed.sum()} of {len(changed)} runs change their sign',verdict
 
 # %% ../../nbs/paper/dynamics.ipynb #6702378d
-def discoveries(criterion=.95)->list: # Of five `Discovery`
+def discoveries(criterion=.95)->list: # Of five Discovery
     "The five discoveries, each tested under both schedules"
     def first(schedule): return plateau_comes_first(schedule, criterion)
     of = [(first, 'AVH reaches a plateau early, while accuracy and loss still improve',

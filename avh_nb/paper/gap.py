@@ -59,8 +59,8 @@ CORNERS = {
 
 def corner(
     table, # As gap_table gives it
-    name: str, # One of `CORNERS`
-    score: str, # One of `FACES`
+    name: str, # One of CORNERS
+    score: str, # One of FACES
     n: int=100,
 )->pd.DataFrame: # Rows of the table, the most extreme first
     "The images that lie furthest in one corner of people against networks: those whose worse rank of the two is best"

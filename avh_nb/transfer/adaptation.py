@@ -95,7 +95,7 @@ def source_network(
 WEIGHT = .1 # of the regulariser, where a configuration does not say
 
 def schedule(
-    config: dict, # `method` and `portions`: '0.20 to 0.50', or one number for all rounds
+    config: dict, # `method` and portions: '0.20 to 0.50', or one number for all rounds
 )->tuple: # The portion of each round
     "The rounds after the source"
     if config['method']=='source': return (0,)*len(portions()) # as many updates as the others

@@ -79,7 +79,7 @@ def network(
     return nn.Sequential(nn.Linear(1280, 256), nn.ReLU(), nn.Dropout(config['dropout'])),256
 
 def loss_of(
-    config: dict, # `method`; `scale` and `margin` where it has them, `label_smoothing` with softmax
+    config: dict, # `method`; `scale` and margin where it has them, `label_smoothing` with softmax
     n_features: int,
 )->nn.Module: # With its own class vectors
     "The loss of a configuration: softmax, avh, or a neighbour of theirs"
