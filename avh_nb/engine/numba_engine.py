@@ -16,18 +16,20 @@ from .tally import KEPT, Engine, Tally, usual_length
 def _mm(w, x, out): return torch.mm(w, x.T, out=out)
 def _onednn(w, x, out): return torch.ops.mkldnn._linear_pointwise(w, x, None, 'none', [], '')
 
-def _works(product, reference, w, x, out):
-    "Is the product there, and as exact as float32 is?"
-    try: error = (product(w, x, out).double()-reference).abs().max()
-    except (AttributeError, RuntimeError, NotImplementedError, TypeError): return False
-    return error<1e-5*reference.abs().max() # bfloat16 or TF32 would miss by 1e-3
+def _error(product, w, x, out):
+    "Largest error of a cosine; infinite where the product is not there"
+    try: dot = product(w, x, out).double()
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError): return float('inf')
+    w,x = w.double(),x.double()
+    return ((dot-w@x.T).abs()/(w.norm(dim=1)[:, None]*x.norm(dim=1))).max().item()
 
 @functools.cache
 def product():
     "The faster of two exact float32 products w xᵀ, found by one trial"
     g = torch.Generator().manual_seed(0)
-    w,x,out = torch.randn(1000, 512, generator=g),torch.randn(256, 512, generator=g),torch.empty(1000, 256)
-    if not _works(_onednn, w.double()@x.double().T, w, x, out): return _mm
+    w,out = torch.randn(1000, 512, generator=g),torch.empty(1000, 256)
+    x = 1.7*w[:256] # each along a class vector, where rounding errors are largest
+    if _error(_onednn, w, x, out)>1.5*_error(_mm, w, x, out): return _mm # TF32 would be off a thousand times
     def seconds(f): start = time.perf_counter(); f(w, x, out); return time.perf_counter()-start
     trials = [(seconds(_mm), seconds(_onednn)) for _ in range(5)]
     mm,onednn = (min(t) for t in zip(*trials))

@@ -158,7 +158,11 @@ def test_the_other_product_is_exact_where_it_is_there():
 
 def _gone(w, x, out): raise AttributeError('no such operator')
 def _bfloat16(w, x, out): return (w.bfloat16()@x.bfloat16().T).float()
-@pytest.mark.parametrize('other', [_gone, _bfloat16], ids=['gone', 'bfloat16'])
+def _one_long_sum(w, x, out):
+    out.zero_()
+    for k in range(w.shape[1]): out += w[:, k, None]*x[None, :, k]
+    return out
+@pytest.mark.parametrize('other', [_gone, _bfloat16, _one_long_sum], ids=['gone', 'bfloat16', 'one long sum'])
 def test_a_product_that_is_gone_or_not_exact_is_not_taken(monkeypatch, other):
     monkeypatch.setattr(numba_engine, '_onednn', other)
     numba_engine.product.cache_clear()
