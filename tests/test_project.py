@@ -58,7 +58,9 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
         photos=images(24, 10), sketches=images(24, 10), labels=torch.arange(8))
     names,blocks = dict(yours),python_blocks()
     assert len(blocks)>=6
-    for block in blocks: exec(block, names)
+    short = "gate='avc', schedule=(0, .5), steps=2, batch_size=8" # in place of ten rounds of a hundred steps
+    assert sum("gate='avc'" in block for block in blocks)==1
+    for block in blocks: exec(block.replace("gate='avc'", short), names)
     assert names['s'].avh.shape==(8,) and type(names['model'].fc).__name__=='AngularLinear' and names['loss'].isfinite()
     text = (ROOT/'README.md').read_text(encoding='utf-8')
     for name in yours: assert f'`{name}`' in text, f'{name}: the README does not say what it is'
@@ -86,7 +88,7 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout and 'Warning' not in done.stdout+done.stderr
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    for name,figures in (('human', 4), ('dynamics', 9), ('degradation', 3), ('gap', 2), ('selftrain', 4), ('domaingen', 3), ('adversarial', 4)):
+    for name,figures in (('human', 4), ('dynamics', 4), ('conjecture', 5), ('degradation', 3), ('gap', 2), ('selftrain', 4), ('domaingen', 3), ('adversarial', 4)):
         page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
         assert page.count('<img')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     names_lead_to_their_pages(copy)

@@ -47,7 +47,7 @@ def _largest_cosines(dot, x_norm, w_norm, held, cosine):
             for i in range(n):
                 t = -ONE if s[HELD+i]==k else row[i]*s[INVERSE+i]*inverse
                 s[OWN+i] = max(s[OWN+i], t)
-        for i in range(n): cosine[start+i] = s[OWN+i]
+        for i in range(n): cosine[start+i] = min(s[OWN+i], ONE) # rounding may go beyond
 
 # %% ../../nbs/engine/numba_loss.ipynb #ada26636
 @numba.njit(**QUICK)

@@ -60,7 +60,11 @@ def neighbour(
     return MetricLoss(kind(out_features, in_features, margin=math.degrees(margin) if name=='arcface' else margin, scale=scale))
 
 # %% ../../nbs/loss/family.ipynb #aecc3044
-def _of_family(name): return lambda d, c, scale, margin=None, **_: neighbour(name, d, c, scale, margin)
+def _of_family(name):
+    def made(d, c, scale=None, margin=None, **_):
+        if scale is None: raise ValueError(f"scale: expected one, {name} has none of its own")
+        return neighbour(name, d, c, scale, margin)
+    return made
 
 FAMILY = {
     'softmax': lambda d, c, label_smoothing=0., **_: SoftmaxLoss(d, c, label_smoothing),

@@ -12,14 +12,14 @@ import numpy as np, torch
 from functools import cache
 from sklearn.metrics import roc_auc_score
 from ..angle import angles
-from ..measure.scores import score
 from ..data.attack import fgsm, pgd_path
 from ..data.sets import cifar10
-from ..train.models import FAMILIES
-from ..stats.correlation import Interval, mean_interval
+from ..measure.scores import score
+from .families import network
 from ..report.claims import Claim, Study
 from ..report.records import recorded, same_seeds
-from .families import network
+from ..stats.correlation import Interval, mean_interval
+from ..train.models import FAMILIES
 
 # %% ../../nbs/paper/adversarial.ipynb #a3afca19
 WALK = dict(attack='pgd', towards='another class', eps='8/255', steps=20)

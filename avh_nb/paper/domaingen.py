@@ -12,12 +12,12 @@ import pandas as pd
 from functools import cache
 from itertools import combinations, product
 from ..data.sets import PACS_DOMAINS
-from ..train.checkpoint import TargetOracle, TrainingDomainValidation
-from ..transfer.generalisation import NETWORKS, generalise, summarise
-from ..stats.correlation import mean_interval
 from ..report.claims import Claim, Study
 from ..report.plots import register
 from ..report.records import as_frame, recorded
+from ..stats.correlation import mean_interval
+from ..train.checkpoint import TargetOracle, TrainingDomainValidation
+from ..transfer.generalisation import NETWORKS, generalise, summarise
 
 # %% ../../nbs/paper/domaingen.ipynb #7aaf91e1
 # The best of RECIPES for the softmax on held-out images of the training domains

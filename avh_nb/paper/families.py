@@ -15,17 +15,17 @@ from functools import cache
 from accelerate.utils import set_seed
 from safetensors.torch import load_model, save_model
 from ..core import all_or_nothing, results_folder, work_folder
+from ..data.images import mirror
 from ..data.sets import cifar10, cifar10h
 from ..measure.scores import HARD_IS, avh, score
+from ..report.plots import register
 from ..report.records import read_records
 from ..stats.correlation import Interval, bin_index, mean_interval, spearman
 from ..stats.human import human_selection_frequency
 from ..train.learner import Learner
-from ..data.images import mirror
 from ..train.models import FAMILIES
 from ..watch.callbacks import learner_callback
 from ..watch.tracker import Tracker, read_trace
-from ..report.plots import register
 
 # %% ../../nbs/paper/families.ipynb #da4cc339
 NEEDS = ('cifar10', 'cifar10h')

@@ -12,14 +12,14 @@ import numpy as np, pandas as pd
 from functools import cache
 from ..core import results_folder, work_folder
 from ..data.sets import cifar10, cifar10h
-from .families import (ALL_HARD_IS, ANIMALS, BASE, FAMILY_MEAN, NEEDS, ONE_CYCLE,
-    agreement, aligned, interval_of, per_epoch, run_name, train_and_trace)
 from ..report.claims import Claim, Study
 from ..report.plots import style
 from ..report.records import read_records
 from ..stats.correlation import BIN_EDGES, bin_index
 from ..stats.human import Alignment, human_selection_frequency, noise_ceiling
 from ..watch.tracker import write_parquet
+from .families import (ALL_HARD_IS, ANIMALS, BASE, FAMILY_MEAN, NEEDS, ONE_CYCLE,
+    agreement, aligned, interval_of, per_epoch, run_name, train_and_trace)
 
 # %% ../../nbs/paper/human.ipynb #41c59f2c
 CONDITIONS = dict(

@@ -14,13 +14,13 @@ from functools import cache
 from itertools import permutations, product
 from scipy import stats
 from ..data.sets import PACS_DOMAINS
-from ..transfer.adaptation import MAIN, NETWORKS, PUBLISHED_VISDA, VARIANTS, WEIGHT, adapt, arguments, source_network, summarise
-from ..transfer.selftrainer import portions
-from ..stats.correlation import mean_interval
 from ..report.claims import Claim, Study
 from ..report.plots import register
 from ..report.records import as_frame, recorded
+from ..stats.correlation import mean_interval
+from ..transfer.adaptation import MAIN, NETWORKS, PUBLISHED_VISDA, VARIANTS, WEIGHT, adapt, arguments, source_network, summarise
 from ..transfer.pseudo_labels import GATES
+from ..transfer.selftrainer import portions
 
 # %% ../../nbs/paper/selftrain.ipynb #62c1047b
 # The best of RECIPES on held-out images of the source

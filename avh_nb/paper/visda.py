@@ -14,12 +14,12 @@ from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
 from torchvision.transforms import v2
 from ..core import work_folder
-from ..data.sets import locate
-from ..train.models import Classifier
 from ..data.domain import Domain
-from ..transfer.selftrainer import SelfTrainer, portions
-from ..transfer.adaptation import arguments, summarise
+from ..data.sets import locate
 from ..report.claims import Study
+from ..train.models import Classifier
+from ..transfer.adaptation import arguments, summarise
+from ..transfer.selftrainer import SelfTrainer, portions
 
 # %% ../../nbs/paper/visda.ipynb #dc94f340
 VISDA = ('aeroplane', 'bicycle', 'bus', 'car', 'horse', 'knife', 'motorcycle', 'person', 'plant', 'skateboard', 'train', 'truck')

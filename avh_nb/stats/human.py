@@ -60,7 +60,7 @@ def noise_ceiling(
         first = np.stack([half(c, n//2) for c,n in zip(counts, votes)])
         r.append(spearman(human_selection_frequency(first, y), human_selection_frequency(counts-first, y)))
     r = float(np.mean(r))
-    return dict(split_half=r, reliability=2*r/(1+r), ceiling=(2*r/(1+r))**.5)
+    return dict(split_half=r, reliability=2*r/(1+r), ceiling=max(0, 2*r/(1+r))**.5) # halves that disagree leave nothing to follow
 
 # %% ../../nbs/stats/human.ipynb #675cc790
 def _easy(runs, hard_is):

@@ -10,13 +10,12 @@ __all__ = ['BASES', 'VARIANTS', 'MAIN', 'PUBLISHED_VISDA', 'NETWORKS', 'SOURCE_K
 import copy, torch
 from functools import cache
 from torch import nn
-from ..data.sets import PACS, PACS_DOMAINS, digits, mnist5k, usps
-from ..data.images import Images
 from ..data.digits import printed_digits, resized
-from ..data.images import Normalise
-from ..train.models import Classifier, small_cnn
-from ..train.checkpoint import SourceValidation, TargetOracle
 from ..data.domain import Domain
+from ..data.images import Images, Normalise
+from ..data.sets import PACS, PACS_DOMAINS, digits, mnist5k, usps
+from ..train.checkpoint import SourceValidation, TargetOracle
+from ..train.models import Classifier, small_cnn
 from .features import pacs_features, standardised
 from .pseudo_labels import GATES
 from .selftrainer import SelfTrainer, portions

@@ -10,17 +10,16 @@ __all__ = ['NETWORKS', 'BINS', 'shifted', 'normalise_by_domains', 'small_images'
 import torch, torch.nn.functional as F
 from functools import cache
 from torch import nn
-from ..data.sets import PACS, PACS_DOMAINS, pacs
-from ..data.images import Images
 from ..data.digits import resized
-from ..measure.scores import score
-from ..loss.family import named_loss
-from ..data.images import Normalise, mirror
-from ..train.models import cnn9
-from ..train.checkpoint import LastRound, TargetOracle
-from .leave_one_out import ERM, DomainTrainer
 from ..data.domain import Domain
+from ..data.images import Images, Normalise, mirror
+from ..data.sets import PACS, PACS_DOMAINS, pacs
+from ..loss.family import named_loss
+from ..measure.scores import score
+from ..train.checkpoint import LastRound, TargetOracle
+from ..train.models import cnn9
 from .features import pacs_features, standardised
+from .leave_one_out import ERM, DomainTrainer
 
 # %% ../../nbs/transfer/generalisation.ipynb #9b428758
 def shifted(

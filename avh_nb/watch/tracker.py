@@ -33,9 +33,9 @@ def read_trace(
     folder, # Of a tracker
 )->pd.DataFrame: # One row a sample and epoch, with columns `epoch` and `image` before the scores
     "All epochs of a trace; `FileNotFoundError` where there are none"
-    files = sorted(Path(folder).glob('epoch-*.parquet'))
+    files = {int(f.stem.split('-')[1]): f for f in Path(folder).glob('epoch-*.parquet')}
     if not files: raise FileNotFoundError(f"{folder}: no epoch-*.parquet there")
-    frames = {int(f.stem.split('-')[1]): pd.read_parquet(f) for f in files}
+    frames = {epoch: pd.read_parquet(files[epoch]) for epoch in sorted(files)}
     return pd.concat(frames, names=['epoch', 'image']).reset_index()
 
 # %% ../../nbs/watch/tracker.ipynb #9a117466

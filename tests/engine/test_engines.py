@@ -148,6 +148,12 @@ def test_a_gradient_is_neither_asked_for_nor_in_the_way():
     x.requires_grad_(); w.requires_grad_()
     assert not av.avh(x, w, y, engine='numba').requires_grad and not av.score(x, w, engine='numba').loss.requires_grad
 
+def test_a_feature_on_another_class_vector_has_a_loss():
+    "A cosine that rounding has brought above 1 is 1"
+    w = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
+    x,y = w.repeat(3, 1)*torch.linspace(.1, 9, 120)[:, None],(torch.arange(120)+1)%40
+    torch.testing.assert_close(avh_loss(x, w, y, 30., engine='numba'), avh_loss(x, w, y, 30., engine='torch'), rtol=1e-5, atol=0)
+
 # the product
 
 def test_the_other_product_is_exact_where_it_is_there():

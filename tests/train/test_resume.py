@@ -81,7 +81,7 @@ run_study('toy', [(dict(arch='a'), s) for s in range(4)], run, folder=sys.argv[1
 @pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
 def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
     p = subprocess.Popen([sys.executable, '-c', STUDY, str(tmp_path), '1'], stderr=subprocess.DEVNULL)
-    wait_for(tmp_path/'toy.jsonl', p)
+    wait_for(tmp_path/'toy.jsonl', p, filled=True)
     p.send_signal(signal.SIGKILL); p.wait()
     with open(tmp_path/'toy.jsonl', 'a') as f: f.write('{"study": "toy", "config": {"ar') # and killed while writing
     done = len((tmp_path/'toy.jsonl').read_text().splitlines())-1

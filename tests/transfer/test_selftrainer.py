@@ -259,6 +259,7 @@ def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45
 SCRIPT = '''
 import sys, time, torch
 sys.path[:0] = [sys.argv[3], sys.argv[3]+'/..']
+from pathlib import Path
 from test_selftrainer import toy_trainer
 torch.set_num_threads(1)
 folder,slow = Path(sys.argv[1]),sys.argv[2]=='slow'
