@@ -5,6 +5,7 @@ python tests/compare_results.py OLD NEW
 Pages are matched by name, without leading digits. Nothing is executed but the claims. Exits with 1 if a number differs.
 """
 import difflib, json, os, re, subprocess, sys
+from collections import Counter
 from html import unescape
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def texts(path):
     "What the cells of a notebook put out in words: Markdown, HTML without tags and scripts, text"
     for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
         for out in cell.get('outputs', []):
+            if out.get('name')=='stderr': continue # progress bars
             data = out.get('data', {})
             kind = next((k for k in ('text/markdown', 'text/html', 'text/plain') if k in data), None)
             text = ''.join(data[kind] if kind else out.get('text', ''))
@@ -80,6 +82,8 @@ def main(old, new):
         (a,tables),(b,tables_now) = numbers(before[name]),numbers(after[name])
         n += report(f'{name}: {tables} tables old, {tables_now} new; numbers', a, b)
     for name in after.keys()-before.keys(): print(f'{name}: new, {len(numbers(after[name])[0])} numbers, not compared')
+    lost = Counter(k for p in before.values() for k in numbers(p)[0])-Counter(k for p in after.values() for k in numbers(p)[0])
+    print(f'numbers that no page has any more, wherever they moved: {sum(lost.values())}', *lost)
     print('all the same' if not n else f'{n} differences')
     return n>0
 
