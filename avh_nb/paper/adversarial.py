@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from ..angle import angles
 from ..data.attack import fgsm, pgd_path
 from ..data.sets import cifar10
-from ..measure.scores import score
+from ..measure.head import Head
 from .families import network
 from ..report.claims import Claim, Study
 from ..report.records import recorded, same_seeds
@@ -43,12 +43,11 @@ HARDNESS = dict(avh='high', avh_predicted='high', angular_gap_predicted='high', 
 @torch.no_grad()
 def look(net, normalise, x, source, target):
     "Everything about images in [0, 1] on their way from class `source` to class `target`, as arrays (N,)"
-    w,bias = net.head.weight,net.head.bias
-    parts = []
+    head,parts = Head.of(net.head),[]
     for i in torch.arange(len(x)).split(500):
         f = net.features(normalise(255*x[i]))
-        a = angles(f, w)
-        s,t,p = (score(f, w, y, bias=bias) for y in (source[i], target[i], None))
+        a = angles(f, head.w)
+        s,t,p = (head.score(f, y) for y in (source[i], target[i], None))
         parts.append(dict(
             angle_source=a.gather(1, source[i, None])[:, 0], angle_target=a.gather(1, target[i, None])[:, 0],
             norm=s.norm, pred=s.pred,

@@ -12,7 +12,7 @@ from functools import cache
 from ..data.degrade import DEGRADATIONS, LEVELS, degrade, within_image_spearman
 from ..data.images import Images
 from ..data.sets import cifar10
-from ..measure.scores import score
+from ..measure.head import Head
 from .families import ALL_HARD_IS, NEEDS, network
 from ..report.claims import Claim, Study
 from ..report.plots import plot_intervals, register, style
@@ -41,11 +41,10 @@ def score_levels(
     kind: str, # One of DEGRADATIONS
 )->dict: # Name to scores (N, levels), levels 0 to 5; and `correct`
     "Every score of every image at every level of a degradation"
-    head = learner.bare_model.head
-    w,bias,levels = head.weight.detach(),head.bias.detach(),[]
+    head,levels = Head.of(learner.bare_model.head),[]
     for level in range(LEVELS+1):
         x = learner.features(Images(degrade(images.x, kind, level), images.y, images.classes, images.name))
-        s,predicted = score(x, w, images.y.to(x.device), bias=bias).numpy(),score(x, w, bias=bias).numpy()
+        s,predicted = (head.score(x, y).numpy() for y in (images.y.to(x.device), None))
         of = {k: getattr(s, k) for k in SCORES if hasattr(s, k)}
         of['correct'] = (s.pred==images.y.numpy()).astype(float)
         levels.append({**of, 'avh_predicted': predicted.avh, 'confidence_predicted': predicted.confidence})

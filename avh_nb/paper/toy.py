@@ -9,7 +9,8 @@ __all__ = ['CENTRES', 'BOUNDS', 'SCORES', 'STUDY', 'clouds', 'ToyNet', 'trained'
 # %% ../../nbs/paper/toy.ipynb #bac22861
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
-from ..measure.scores import HARD_IS, score
+from ..measure.head import Head
+from ..measure.scores import HARD_IS
 from ..report.claims import Claim, Study
 from ..report.plots import figure, plot_map
 from ..stats.correlation import mean_interval, spearman
@@ -49,7 +50,7 @@ def trained(seed=0, n=1500, steps=200):
 @torch.no_grad()
 def scores_at(net, x, y=None):
     "Scores of points of the plane"
-    return score(net.body(torch.as_tensor(x)), net.head.weight, None if y is None else torch.as_tensor(y))
+    return Head.of(net.head).score(net.body(torch.as_tensor(x)), None if y is None else torch.as_tensor(y))
 
 # %% ../../nbs/paper/toy.ipynb #f8110ce3
 def draw_features(ax, net, x, y):
@@ -57,7 +58,7 @@ def draw_features(ax, net, x, y):
     with torch.no_grad(): f = net.body(torch.as_tensor(x)).numpy()
     for c,marker in enumerate('os^'): ax.plot(*f[y==c].T, marker, ms=3, alpha=.5, label=f'class {c}')
     reach = np.abs(f).max()
-    for c,w in enumerate(net.head.weight.detach().numpy()):
+    for c,w in enumerate(Head.of(net.head).w.numpy()):
         w = .9*reach*w/np.linalg.norm(w)
         ax.quiver(0, 0, *w, angles='xy', scale_units='xy', scale=1, width=.007, zorder=3)
         ax.annotate(f'$w_{c}$', w*1.06)
