@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'ANIMALS', 'BASE', 'FAMILY_RUNS', 'LR', 'ONE_CYCLE', 'STEPS', 'SCHEDULES', 'CENTRED_HARD_IS', 'EXTRA_HARD_IS',
-           'ALL_HARD_IS', 'FAMILY_MEAN', 'run_name', 'centred_scores', 'agreement', 'per_epoch', 'photographs',
-           'train_and_trace', 'weights_file', 'train_and_keep', 'network', 'alignments', 'aligned', 'interval_of',
-           'curves', 'over_seeds', 'per_run']
+           'TRACED', 'ALL_HARD_IS', 'FAMILY_MEAN', 'run_name', 'centred_scores', 'agreement', 'per_epoch',
+           'photographs', 'train_and_trace', 'weights_file', 'train_and_keep', 'network', 'alignments', 'aligned',
+           'interval_of', 'curves', 'over_seeds', 'per_run']
 
 # %% ../../nbs/paper/families.ipynb #eb7535cb
 import shutil
@@ -53,7 +53,8 @@ def centred_scores(x, w, y, bias=None):
 
 CENTRED_HARD_IS = dict(avh_centred_features='high', avh_centred_classes='high', avh_centred='high')
 EXTRA_HARD_IS = {**CENTRED_HARD_IS, 'confidence_predicted': 'low', 'avh_predicted': 'high'}
-ALL_HARD_IS = {**HARD_IS, **EXTRA_HARD_IS}
+TRACED = ('confidence', 'entropy', 'loss', 'el2n', 'margin', 'norm', 'angle', 'avh', 'avc', 'angular_gap') # what the records hold
+ALL_HARD_IS = {**{k: HARD_IS[k] for k in TRACED}, **EXTRA_HARD_IS}
 
 # %% ../../nbs/paper/families.ipynb #5dd6cde7
 register('avh_centred_features', label='AVH, mean feature subtracted', color=9, marker='h', ls='-.')

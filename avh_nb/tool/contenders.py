@@ -46,7 +46,7 @@ def numpy_avh(x, w, y):
 
 # %% ../../nbs/tool/contenders.ipynb #5984bf7d
 def plain_score(x, w, y):
-    "The eleven scores as one would write them in PyTorch"
+    "All scores as one would write them in PyTorch"
     z,y = x@w.T,y[:, None]
     a,p,log = (F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-1, 1).acos(),z.softmax(1),z.log_softmax(1)
     ay,py,total = a.gather(1, y)[:, 0],p.gather(1, y)[:, 0],a.sum(1)
