@@ -73,15 +73,21 @@ def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, 
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 @patch(as_prop=True)
-def device(self: Learner): return self.accelerator.device
+def device(self: Learner):
+    "Where the model is"
+    return self.accelerator.device
 @patch(as_prop=True)
-def epoch(self: Learner): return self.done() # finished ones
+def epoch(self: Learner):
+    "Finished epochs"
+    return self.done()
 @patch(as_prop=True)
 def bare_model(self: Learner):
     "The model as it was given, without Accelerate's wrapping"
     return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 @patch
-def parts(self: Learner): return self.bare_model,self.optimizer.optimizer,self.scheduler
+def parts(self: Learner):
+    "What goes into a checkpoint: model, optimizer and schedule"
+    return self.bare_model,self.optimizer.optimizer,self.scheduler
 
 # %% ../../nbs/train/learner.ipynb #90918808
 @patch
@@ -119,11 +125,13 @@ def report(self: Learner, loss):
 # %% ../../nbs/train/learner.ipynb #51813c46
 @patch
 def begin(self: Learner):
+    "Tell the callbacks that want to see the untrained network"
     for callback in self.callbacks:
         if hasattr(callback, 'before_fit'): callback.before_fit(self)
 
 @patch
 def after_round(self: Learner):
+    "Tell the callbacks that an epoch is over"
     for callback in self.callbacks: callback.after_epoch(self)
 
 @patch

@@ -61,7 +61,9 @@ def done(self: Training):
     return max(0, len(self.history)-self.first)
 
 @patch
-def save(self: Training): self.keeper.keep(*self.parts(), self.history, **self.extra())
+def save(self: Training):
+    "Keep the weights if they are to be kept, and write the checkpoint"
+    self.keeper.keep(*self.parts(), self.history, **self.extra())
 
 @patch
 def resume(self: Training):

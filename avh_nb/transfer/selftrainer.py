@@ -97,7 +97,9 @@ def scores(self: SelfTrainer, y):
     return Head.of(self.classifier.head).score(self.view[0], y)
 
 @patch
-def parts(self: SelfTrainer): return self.model,self.optimizer,None
+def parts(self: SelfTrainer):
+    "What goes into a checkpoint: model and optimizer, and no schedule"
+    return self.model,self.optimizer,None
 
 # %% ../../nbs/transfer/selftrainer.ipynb #7da86413
 @patch
@@ -183,9 +185,13 @@ def report(self: SelfTrainer, loss):
 
 # %% ../../nbs/transfer/selftrainer.ipynb #39fb2b2d
 @patch
-def begin(self: SelfTrainer): self.history[:] = [dict(round=0, portion=0, **self.evaluate())]
+def begin(self: SelfTrainer):
+    "The row of the network as it came"
+    self.history[:] = [dict(round=0, portion=0, **self.evaluate())]
 @patch
-def extra(self: SelfTrainer): return dict(audit=self.audit.rows)
+def extra(self: SelfTrainer):
+    "The audit goes into a checkpoint too"
+    return dict(audit=self.audit.rows)
 @patch
 def restore(self: SelfTrainer, info):
     "The audit as it was, and the target as the network sees it"
