@@ -135,7 +135,7 @@ def summary():
     rising = [d for d,i in medians.items() if i.verdict()=='yes']
     def names(which): return ', '.join(style(d)['label'] for d in which) or 'none'
     known,unknown = difference(of),difference(of, 'avh_predicted', 'confidence_predicted')
-    words = dict(yes='better than', no='less well than', open='no better and no worse than')
+    words = dict(yes='better than', no='less well than', open='neither clearly better nor clearly worse than')
     lead = 'Yes, AVH rises when an image is made harder to see.' if len(rising)==len(of) else 'Not with every degradation does AVH rise.'
     least,most = min(i.mean for i in medians.values()),max(i.mean for i in medians.values())
     return '\n'.join([

@@ -9,7 +9,6 @@ __all__ = ['NEEDS', 'ANIMALS', 'BASE', 'FAMILY_RUNS', 'LR', 'ONE_CYCLE', 'STEPS'
            'interval_of', 'curves', 'over_seeds', 'per_run']
 
 # %% ../../nbs/paper/families.ipynb #eb7535cb
-import shutil
 import numpy as np, pandas as pd
 from functools import cache
 from accelerate.utils import set_seed
@@ -19,7 +18,7 @@ from ..data.images import mirror
 from ..data.sets import cifar10, cifar10h
 from ..measure.scores import HARD_IS, avh, score
 from ..report.plots import register
-from ..report.records import read_records
+from ..report.records import at_work, read_records, run_folder
 from ..stats.correlation import Interval, bin_index, mean_interval, spearman
 from ..stats.human import human_selection_frequency
 from ..train.learner import Learner
@@ -117,10 +116,8 @@ def weights_file(arch, seed):
 
 def train_and_keep(config, seed, device='cpu', data=None, **kwargs):
     "Train and trace a network, and keep its weights; arguments and results as for train_and_trace"
-    folder = work_folder()/run_name(config, seed)
-    learner,trace,hsf = train_and_trace(config, seed, device, folder, data, **kwargs)
+    learner,trace,hsf = train_and_trace(config, seed, device, run_folder('dynamics', config, seed), data, **kwargs)
     with all_or_nothing(weights_file(config['arch'], seed)) as path: save_model(learner.bare_model, path)
-    shutil.rmtree(folder)
     return learner,trace,hsf
 
 # %% ../../nbs/paper/families.ipynb #482d110e
@@ -131,7 +128,9 @@ def network(
     device: str='cpu',
 )->Learner: # At the end of its training; `features(images)` and `bare_model.head` are what scores need
     "A network trained by steps; trained anew where its weights are not in the work folder"
-    if not weights_file(arch, seed).exists(): train_and_keep(STEPS[arch], seed, device)
+    if not weights_file(arch, seed).exists():
+        with at_work('dynamics', STEPS[arch], seed): # while this process waited, another may have trained it
+            if not weights_file(arch, seed).exists(): train_and_keep(STEPS[arch], seed, device)
     learner = Learner(FAMILIES[arch](), cifar10('train'), STEPS[arch]['epochs'], mixed_precision='bf16', device=device, progress=False)
     load_model(learner.bare_model, weights_file(arch, seed), device=device)
     return learner

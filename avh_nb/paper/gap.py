@@ -112,7 +112,7 @@ def disagreement(score, seed=None):
 def _lead(difference, by_confidence):
     "Where AVH stands to people, against confidence"
     verdict = difference.verdict()
-    if verdict=='open': return 'no further from people than confidence'
+    if verdict=='open': return 'neither clearly further from people than confidence nor nearer to them'
     where = dict(yes='further from', no='nearer to')[verdict]
     return f'{where} people than confidence, by {abs(difference.mean)/by_confidence.mean:.1%}'
 

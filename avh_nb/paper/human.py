@@ -7,14 +7,13 @@ __all__ = ['CONDITIONS', 'ALIGNMENT', 'STUDY', 'grid', 'run', 'align', 'summarie
            'verdict']
 
 # %% ../../nbs/paper/human.ipynb #44c61a4f
-import shutil
 import numpy as np, pandas as pd
 from functools import cache
-from ..core import results_folder, work_folder
+from ..core import results_folder
 from ..data.sets import cifar10, cifar10h
 from ..report.claims import Claim, Study
 from ..report.plots import style
-from ..report.records import read_records
+from ..report.records import read_records, run_folder
 from ..stats.correlation import BIN_EDGES, bin_index
 from ..stats.human import Alignment, human_selection_frequency, noise_ceiling
 from ..watch.tracker import write_parquet
@@ -43,15 +42,13 @@ def grid(
 # %% ../../nbs/paper/human.ipynb #b6965b17
 def run(config, seed, device='cpu', data=None, **kwargs):
     "Train and trace one network; returns metrics, and writes the scores of the last epoch and the per-epoch table to results/traces"
-    name = run_name(config, seed)
-    folder,traces = work_folder()/name,results_folder()/'traces'
-    learner,trace,hsf = train_and_trace(config, seed, device, folder, data, **kwargs)
+    name,traces = run_name(config, seed),results_folder()/'traces'
+    learner,trace,hsf = train_and_trace(config, seed, device, run_folder('human', config, seed), data, **kwargs)
     last = trace[trace.epoch==config['epochs']]
     types = {**{k: np.float32 for k in ALL_HARD_IS}, 'label': np.int8, 'pred': np.int8}
     write_parquet(last[['label', 'pred', *ALL_HARD_IS]].astype(types), traces/f'{name}.parquet')
     write_parquet(per_epoch(trace, hsf), traces/f'{name}_epochs.parquet')
     seen = learner.bare_model.head(learner.features(learner.train)).argmax(1).cpu()
-    shutil.rmtree(folder)
     return dict(accuracy=float((last.pred==last.label).mean()), train_accuracy=(seen==learner.train.y).float().mean().item(),
         test_loss=float(last.loss.mean()), train_loss=learner.history[-1]['loss'], selection='last epoch', trace=f'traces/{name}.parquet',
         **{f'rho_{k}': v for k,v in agreement(last, hsf).items()})

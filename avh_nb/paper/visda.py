@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
 from torchvision.transforms import v2
-from ..core import work_folder
 from ..data.domain import Domain
 from ..data.sets import locate
 from ..report.claims import Study
+from ..report.records import run_folder
 from ..train.models import Classifier
 from ..transfer.adaptation import arguments, summarise
 from ..transfer.selftrainer import SelfTrainer, portions
@@ -98,10 +98,9 @@ def run(config, seed, device='cpu'):
     rounds = (*growing, *[growing[-1]]*config['rounds'])[:config['rounds']]
     schedule = (0,)*config['source_epochs'] + (() if config['method']=='source' else rounds)
     torch.manual_seed(seed)
-    name = '_'.join(str(v) for v in config.values()).replace(' ', '-')
     trainer = SelfTrainer(network(config), source, target, schedule, **arguments(config['method']),
         steps=max(1, len(source)//config['batch_size']), batch_size=config['batch_size'], lr=config['lr'], validation=.01, seed=seed,
-        checkpoint=work_folder()/'visda'/f'{name}_seed-{seed}.safetensors', mixed_precision=device=='cuda', device=device)
+        checkpoint=run_folder('visda', config, seed)/'checkpoint.safetensors', mixed_precision=device=='cuda', device=device)
     metrics = summarise(trainer.fit())
     return {**metrics, **{f'of {name}': v for name,v in zip(VISDA, trainer.result['of_class'])}}
 
