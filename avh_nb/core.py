@@ -170,6 +170,6 @@ def device_name(
 )->str:
     "The processor or the accelerator, in words"
     if device=='cuda': return torch.cuda.get_device_name()
-    try: name = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    try: name = next(l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name'))
     except (OSError, StopIteration): name = platform.processor() or platform.machine()
     return f'{name}, {torch.get_num_threads()} threads'

@@ -64,10 +64,12 @@ def at_work(
     or None where another process is at it and `wait` is false"""
     folder = run_folder(study, config, seed)
     with locked(lock := Path(f'{folder}.lock'), wait) as alone:
-        yield folder if alone else None
-        if not alone: return
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError): lock.unlink()
+        try:
+            yield folder if alone else None
+            if alone: shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            with suppress(OSError): # such as on Windows, where a file that is open cannot be removed
+                if alone: lock.unlink()
 
 # %% ../../nbs/report/records.ipynb #960b498d
 def make_run(

@@ -7,10 +7,11 @@ __all__ = ['SHAPES', 'LOSS_SHAPES', 'CUDA_SHAPES', 'GROWTH', 'PARTS', 'STUDY', '
            'print_tracker_cost', 'main']
 
 # %% ../../nbs/tool/bench.ipynb #ef318423
-import torch
+import sys, torch
 from fastcore.script import call_parse, store_true
 from ..core import device_name
 from ..report.claims import Study
+from ..report.records import check_device
 from .contenders import NAMES, contenders, engines_here
 from .timing import compare, largest_error, tracker_cost
 
@@ -101,8 +102,14 @@ def main(
     seeds: int=3, # With --record: runs of each measurement
 ):
     "Print what scores and the loss cost on this machine, as ratios, and how right scores are"
+    try:
+        check_device(device)
+        runs = STUDY.runs(seeds, device=device) if record else []
+    except ValueError as e: sys.exit(str(e))
     print('\n'.join(engines_here(device)))
-    if record: return STUDY.record(STUDY.runs(seeds, device=device), device)
+    if record:
+        STUDY.record(runs, device)
+        return
     print(f'\n{device_name(device)}, torch {torch.__version__}; '
         'medians of interleaved rounds, as ratios to the first; MB beside input and output\n')
     shapes = SHAPES if device=='cpu' else CUDA_SHAPES

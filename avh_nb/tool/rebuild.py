@@ -34,11 +34,13 @@ def avh_rebuild(
 ):
     "Run what the records of a study lack, append one line a run, and go on where a killed run stopped"
     only = chosen(pairs, methods)
-    try: s = study_of(study); runs = s.runs(seeds, part, device, **only)
+    try:
+        s = study_of(study)
+        runs = s.runs(seeds, part, device, **only)
+        after = () if only or part!='all' else s.then
+        todo,further = s.todo(runs),any(t.todo(t.runs()) for t in after)
     except ValueError as e: sys.exit(str(e))
-    after = () if only or part!='all' else s.then
-    todo,missing = s.todo(runs),[n for n in s.data(runs) if not available(n)]
-    nothing = not (todo or any(t.todo(t.runs()) for t in after))
+    nothing,missing = not (todo or further),[n for n in s.data(runs) if not available(n)]
     get = f"{' and '.join(missing)} below {data_folder()}: set AVH_DATA, or run `avh_data {' '.join(missing)}`"
     anew = f'; to run them anew it needs {get}, and AVH_RESULTS set to another folder' if nothing and missing else ''
     print(f'{study}: {len(runs)-len(todo)} of {len(runs)} runs are recorded{anew}')
@@ -50,7 +52,7 @@ def avh_rebuild(
 # %% ../../nbs/tool/rebuild.ipynb #b7dac2f2
 @call_parse
 def avh_data(
-    names: Param('Data sets to download; none lists what there is', str, nargs='*')=(),
+    names: Param('Data sets to download; none lists what there is', str, nargs='*', opt=False)=(),
 ):
     "Download data sets to the data root (AVH_DATA, else the user's cache), with checked digests"
     for n in names:
