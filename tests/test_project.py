@@ -190,6 +190,7 @@ def test_visda_runs_from_one_command(tmp_path):
     records = [json.loads(l) for l in (tmp_path/'results'/'visda.jsonl').read_text().splitlines()]
     assert [r['config']['method'] for r in records]==['mrkld+lrent+avh']
     for r in records: assert r['metrics']['class_mean']==pytest.approx(np.mean([r['metrics'][f'of {k}'] for k in VISDA]))
+    assert not [p for p in (tmp_path/'runs').rglob('*') if p.is_file()] # half a gigabyte a run
     (tmp_path/'visda'/'train'/'image_list.txt').unlink()
     done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '2', **env)
     assert done.returncode==1 and 'visda needs visda below' in done.stderr

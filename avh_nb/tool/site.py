@@ -141,6 +141,8 @@ def main(
         with all_or_nothing(root/'README.md') as part: part.write_text(text, encoding='utf-8')
     if what in ('paper', 'docs'):
         sound = build(root, [f for f in notebooks if f.parent.name=='paper'] if what=='paper' else [])
-        if what=='paper': print(); print_claims(claims())
+        if what=='paper':
+            print(); print_claims(found := claims())
+            sound = sound and all(c.holds!='error' for c in found)
         print(f"\nThe site is at {root/'_docs'/'index.html'}; open it in a browser.")
     if not sound: sys.exit(1)
