@@ -81,13 +81,17 @@ def as_json(
 
 # %% ../../nbs/report/journal.ipynb #8b5c47b6
 def _lock(f, wait):
-    try: import fcntl
-    except ImportError:
-        warnings.warn('this system has no file locks: let one process at a time record runs', stacklevel=4)
-        return True
-    try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    try:
+        import fcntl
+        fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError: return False
+    except (ImportError, OSError) as e: # Windows, and some network drives
+        warnings.warn(f'files cannot be locked here ({e}): let one process at a time record runs', stacklevel=4)
     return True
+
+def _is_at(f, path):
+    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+    except FileNotFoundError: return False
 
 @contextmanager
 def locked(
@@ -99,8 +103,7 @@ def locked(
     while True:
         with open(path, 'a+b') as f:
             if not _lock(f, wait): yield; return
-            # while this one waited, the file may have been removed or replaced
-            if os.path.exists(path) and os.path.samestat(os.fstat(f.fileno()), os.stat(path)): yield f; return
+            if _is_at(f, path): yield f; return # while this one waited, it may have been removed or replaced
 
 # %% ../../nbs/report/journal.ipynb #f06d3f82
 def append_record(

@@ -105,7 +105,8 @@ def run_study(
         for wait in (False, True):
             asked,left = left,[]
             for config,seed in asked:
-                bar.set_postfix_str(', '.join(f'{k} {v}' for k,v in config.items()) + f', seed {seed}')
+                what = ', '.join([*(f'{k} {v}' for k,v in config.items()), f'seed {seed}'])
+                bar.set_postfix_str('while another process is at it: '*wait+what)
                 try:
                     with at_work(study, config, seed, wait) as here:
                         if not here: left.append((config, seed)); continue

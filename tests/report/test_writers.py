@@ -69,6 +69,12 @@ def test_what_another_process_could_not_finish_is_made_here(tmp_path):
     assert [p.exitcode for p in others]==[1, -signal.SIGKILL]
     assert [r['seed'] for r in here]==[2, 0, 1] # first what nobody was at
 
+def test_without_file_locks_one_process_records_as_before_and_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'fcntl', None) # as on Windows
+    with pytest.warns(UserWarning, match='files cannot be locked here'): run_study('toy', grid(2), lambda config,seed,device: dict(value=seed), folder=tmp_path, progress=False)
+    with pytest.warns(UserWarning, match='one process at a time'): append_record(made(5), tmp_path)
+    assert [r['seed'] for r in read_records('toy', tmp_path)]==[0, 1, 5]
+
 def test_a_run_of_the_grid_is_made_once(tmp_path):
     calls = []
     def run(config, seed, device): calls.append(seed); return dict(value=seed)
