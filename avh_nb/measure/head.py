@@ -16,7 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from ..angle import angles, unit_rows
 from ..core import compute_dtype, exact_matmul, report_invalid
-from .batch import OWN, check_answer, logits_of, unpack_batch
+from .batch import OWN, answer_gap, logits_of, unpack_batch
 from .network import bare, device_of, eager, evaluating, hear, unheard
 from .scores import SCORES, Scores, unreported_scores
 
@@ -104,20 +104,22 @@ BLOCK = 2**21 # logits that are compared at a time
 
 def _misses(head, x, made):
     "Logits (n, C) by the definition, and how far others are from them where that is more than rounding"
-    own = head.logits(x)
-    eps = max(torch.finfo(t.dtype).eps for t in (x, head.w, made))
+    own,eps = head.logits(x),max(torch.finfo(t.dtype).eps for t in (x, head.w, made))
     if x.device.type!='cpu': eps = max(eps, 2**-10) # TF32, which convolutions take unless told otherwise
+    if head.scale is not None: eps = max(eps, 2**-23) # a scale may have been rounded to float32
+    rounded,made,least = own.to(made.dtype).to(own.dtype),made.to(own.dtype),x.shape[1]**.5*torch.finfo(own.dtype).eps
+    off = (rounded-made).abs().nan_to_num(math.inf, math.inf).masked_fill_(own.isnan() | (rounded==made), 0)
     (u,size),(v,length) = (unit_rows(t.to(own.dtype)) for t in (x, head.w))
+    size = size[:, None]*length
+    if head.scale is None and (off<=least*size).all(): return own,torch.zeros_like(off) # as in float32 on a CPU: no need to look closer
     u,v = u.nan_to_num(),v.nan_to_num()
     with exact_matmul(x.device): cos,spread = u@v.T,((u*u)@(v*v).T).sqrt()
     lower = (F.linear(u, v).to(own.dtype)-cos).abs().max() # what the settings in force take off a product
-    slack = 4*(eps*spread+lower)+2*eps*cos.abs()+x.shape[1]**.5*torch.finfo(own.dtype).eps # of a cosine
-    if head.scale is None: slack = slack*size[:, None]*length
+    slack = 4*(eps*spread+lower)+2*eps*cos.abs()+least # of a cosine
+    if head.scale is None: slack = slack*size
     else: slack = head.scale*slack/(1-cos*cos).clamp(min=slack).sqrt() # near 0 and pi an angle is known less well
     if head.bias is not None: slack = slack+2*eps*head.bias.abs()
-    rounded,made = own.to(made.dtype).to(own.dtype),made.to(own.dtype)
-    off = (rounded-made).abs()
-    return own,torch.where(own.isnan() | (rounded==made) | (off<=slack+2*eps*own.abs()), 0, off.nan_to_num(math.inf))
+    return own,torch.where(off<=slack+2*eps*own.abs(), 0, off)
 
 @torch.no_grad()
 def check_logits(
@@ -171,15 +173,13 @@ def find_head(
 def _refuse(model, ran, linear, logits):
     last,near = "no layer of it ran"+unheard(model),''
     if ran: last = f"the last layer that ran is {ran[-1][0] or 'the model itself'!r}, a {type(ran[-1][1]).__name__}"
-    for name,_,_,out in linear:
-        if out.ndim<2 or out.flatten(1).shape!=logits.shape: continue
-        try: check_answer(out, logits, name)
-        except ValueError as e: near = f"; the nearest: {str(e).split(': ', 1)[1].split('. What')[0]}"
-        else: near = f"; they are a softmax of what {name!r} makes: name it, head={name!r}"
-        break
+    gaps = [(answer_gap(out.flatten(1), logits), n) for n,*_,out in linear if out.ndim>1 and out.flatten(1).shape==logits.shape]
+    if gaps:
+        gap,name = min(gaps)
+        near = f"; the nearest, {name!r}, misses them by up to {gap:.3g}" if gap else f"; they are a softmax of what {name!r} makes"
     raise ValueError(f"model: no nn.Linear makes the logits of shape {tuple(logits.shape)}; {last}, and the linear layers, from the last, are "
         f"{_some([n for n,m,*_ in linear if not isinstance(m, nn.Conv2d)])}{near}. What works: a classifier that ends in one nn.Linear "
-        f"on one feature vector a sample; with a softmax after it, its name as head=; or {OWN}")
+        f"on one feature vector a sample; where a softmax comes after it, its name as head=; or {OWN}")
 
 # %% ../../nbs/measure/head.ipynb #1d1255d1
 def _unwrapped(name): return re.sub(r'(^|\.)((_orig_mod|module)(\.|$))+', r'\1', name).rstrip('.')
