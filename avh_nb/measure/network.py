@@ -63,7 +63,7 @@ def hear(
     f, # Called with what enters the layer and what comes out
 ): # Handle, to be removed
     "Call a function each time a layer runs"
-    return layer.register_forward_hook(lambda m, args, kwargs, out: f(next(iter((*args, *kwargs.values())), None), out), with_kwargs=True)
+    return layer.register_forward_hook(lambda m, args, kwargs, out: f((*args, *kwargs.values(), None)[0], out), with_kwargs=True)
 
 def eager():
     "A context in which compiled models run as they were written, so that every hook fires (PyTorch from 2.6 on)"
