@@ -8,7 +8,7 @@ __all__ = ['ANEW', 'is_head', 'evaluating', 'class_vectors', 'Head', 'unpack_bat
 
 # %% ../../nbs/measure/head.ipynb #6ad756c0
 import math, re, sys
-import torch, torch.nn.functional as F
+import torch
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from ..angle import angles
-from ..core import compute_dtype, exact_matmul
+from ..core import compute_dtype, exact_product
 from .scores import Scores, score
 
 # %% ../../nbs/measure/head.ipynb #a0772b44
@@ -79,7 +79,8 @@ class Head:
         "Of features (N, D) the logits (N, C) by the definition"
         if self.scale is not None: return self.scale*(math.pi-angles(x, self.w))
         dtype = compute_dtype(x, self.w)
-        with exact_matmul(x.device): return F.linear(x.to(dtype), self.w.to(dtype), None if self.bias is None else self.bias.to(dtype))
+        z = exact_product(x.to(dtype), self.w.to(dtype).T)
+        return z if self.bias is None else z+self.bias.to(dtype)
 
     def score(self, x, y=None, on_invalid='warn', engine=None)->Scores:
         "All `Scores` of features (N, D), and labels (N,) if there are any; arguments as of `score`"
