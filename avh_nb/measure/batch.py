@@ -21,7 +21,8 @@ def labels_of(
 )->torch.Tensor: # (N,), or None
     "Labels as a tensor; `ValueError` for what holds no numbers"
     if y is None or isinstance(y, torch.Tensor): return y
-    try: return as_tensor(y if isinstance(y, np.ndarray) else np.asarray(y))
+    if isinstance(y, np.ndarray): return as_tensor(y, 'y')
+    try: return as_tensor(np.asarray(y))
     except (TypeError, ValueError) as e: raise ValueError(f"y: expected integer labels, got {type(y).__name__}: {e}") from e
 
 def _is_integers(t, n): return isinstance(t, (torch.Tensor, np.ndarray)) and t.shape==(n,) and 'int' in str(t.dtype)
@@ -68,15 +69,14 @@ def check_loader(
     loader, # An iterable of batches
 ):
     "Raise `ValueError` for what gives no batches: one batch, or a data set"
-    got = type(loader).__name__
+    got,expected = type(loader).__name__,"loader: expected an iterable of batches, such as a DataLoader"
     pair = isinstance(loader, (tuple, list)) and len(loader)==2 and hasattr(loader[0], 'shape') and len(loader[0].shape)>1
     if isinstance(loader, (torch.Tensor, np.ndarray, Mapping)) or pair and _is_integers(loader[1], len(loader[0])):
-        raise ValueError(f"loader: expected an iterable of batches, such as a DataLoader, got one batch, a {got}: put it into a list, [batch]")
+        raise ValueError(f"{expected}, got one batch, a {got}: put it into a list, [batch]")
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        raise ValueError(f"loader: expected an iterable of batches, got a data set, {got}, which gives one sample after the other: "
-            "torch.utils.data.DataLoader(dataset, batch_size=64)")
+        raise ValueError(f"{expected}, got a data set, {got}, which gives one sample after the other: DataLoader(dataset, batch_size=64)")
     if not hasattr(loader, '__iter__') and not hasattr(loader, '__getitem__'):
-        raise ValueError(f"loader: expected an iterable of batches, such as a DataLoader, got {got}")
+        raise ValueError(f"{expected}, got {got}")
 
 # %% ../../nbs/measure/batch.ipynb #3587bb8b
 def logits_of(
@@ -123,5 +123,5 @@ def check_answer(
     misses = [answer_gap(made, t) for t in found if t.shape==made.shape]
     if 0. in misses: return
     what = f"differs from it by up to {min(misses):.3g}" if misses else f"has nothing of its shape {tuple(made.shape)}"
-    raise ValueError(f"head: {name!r} does not make the logits: what the model returns {what}. What works: a layer that nothing but a softmax "
-        f"comes after, with adapters merged into it; or {OWN}")
+    raise ValueError(f"head: {name!r} does not make the logits: what the model returns {what}. "
+        f"What works: a layer that nothing but a softmax comes after, with adapters merged into it; or {OWN}")

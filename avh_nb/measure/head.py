@@ -15,7 +15,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from ..angle import angles, unit_rows
-from ..core import compute_dtype, exact_matmul, report_invalid
+from ..core import compute_dtype, exact_product, report_invalid
 from .batch import OWN, answer_gap, logits_of, unpack_batch
 from .network import bare, device_of, eager, evaluating, hear, unheard
 from .scores import SCORES, Scores, unreported_scores
@@ -67,15 +67,16 @@ class Head:
         "Of features (N, D) the logits (N, C) by the definition"
         if self.scale is not None: return self.scale*(math.pi-angles(x, self.w))
         dtype = compute_dtype(x, self.w)
-        with exact_matmul(x.device): return F.linear(x.to(dtype), self.w.to(dtype), None if self.bias is None else self.bias.to(dtype))
+        z = exact_product(x.to(dtype), self.w.to(dtype).T)
+        return z if self.bias is None else z+self.bias.to(dtype)
 
 # %% ../../nbs/measure/head.ipynb #104d170d
 @patch
 def unreported(self: Head, x, y=None, engine=None)->Scores:
     "What `score` gives, without a word on what is NaN in it"
     if len(self.w)==1:
-        raise ValueError("head: has one output, and the softmax of one class is 1 for every sample. What works: a head of two classes; or, where it "
-            "is read by a sigmoid, avh_nb.score(features, torch.cat([-w, w])/2, labels, bias=torch.cat([-b, b])/2)")
+        raise ValueError("head: has one output, and the softmax of one class is 1 for every sample. What works: a head of two classes; "
+            "or, where it is read by a sigmoid, avh_nb.score(features, torch.cat([-w, w])/2, labels, bias=torch.cat([-b, b])/2)")
     zero = ~self.w.any(1)
     if self.scale is not None or not zero.any(): return unreported_scores(x, self.w, y, self.bias, self.scale, engine)
     # In one dimension more, along which such classes have a length and samples have none, every logit is what it was
@@ -110,15 +111,15 @@ def _misses(head, x, made):
     rounded,made,least = own.to(made.dtype).to(own.dtype),made.to(own.dtype),x.shape[1]**.5*torch.finfo(own.dtype).eps
     off = (rounded-made).abs().nan_to_num(math.inf, math.inf).masked_fill_(own.isnan() | (rounded==made), 0)
     (u,size),(v,length) = (unit_rows(t.to(own.dtype)) for t in (x, head.w))
-    size = size[:, None]*length
+    bias = 0 if head.bias is None else head.bias.abs().to(own.dtype)
+    size = size[:, None]*length+bias # of what is added up
     if head.scale is None and (off<=least*size).all(): return own,torch.zeros_like(off) # as in float32 on a CPU: no need to look closer
     u,v = u.nan_to_num(),v.nan_to_num()
-    with exact_matmul(x.device): cos,spread = u@v.T,((u*u)@(v*v).T).sqrt()
+    cos,spread = exact_product(u, v.T),exact_product(u*u, (v*v).T).sqrt()
     lower = (F.linear(u, v).to(own.dtype)-cos).abs().max() # what the settings in force take off a product
     slack = 4*(eps*spread+lower)+2*eps*cos.abs()+least # of a cosine
-    if head.scale is None: slack = slack*size
+    if head.scale is None: slack = slack*size+2*eps*bias
     else: slack = head.scale*slack/(1-cos*cos).clamp(min=slack).sqrt() # near 0 and pi an angle is known less well
-    if head.bias is not None: slack = slack+2*eps*head.bias.abs()
     return own,torch.where(off<=slack+2*eps*own.abs(), 0, off)
 
 @torch.no_grad()
@@ -177,8 +178,8 @@ def _refuse(model, ran, linear, logits):
     if gaps:
         gap,name = min(gaps)
         near = f"; the nearest, {name!r}, misses them by up to {gap:.3g}" if gap else f"; they are a softmax of what {name!r} makes"
-    raise ValueError(f"model: no nn.Linear makes the logits of shape {tuple(logits.shape)}; {last}, and the linear layers, from the last, are "
-        f"{_some([n for n,m,*_ in linear if not isinstance(m, nn.Conv2d)])}{near}. What works: a classifier that ends in one nn.Linear "
+    raise ValueError(f"model: no nn.Linear makes the logits of shape {tuple(logits.shape)}; {last}, and the linear layers, from the last, "
+        f"are {_some([n for n,m,*_ in linear if not isinstance(m, nn.Conv2d)])}{near}. What works: a classifier that ends in one nn.Linear "
         f"on one feature vector a sample; where a softmax comes after it, its name as head=; or {OWN}")
 
 # %% ../../nbs/measure/head.ipynb #1d1255d1

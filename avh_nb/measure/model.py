@@ -52,7 +52,8 @@ def _batches(model, loader, head, engine, on_invalid=None):
             if layer is None: head,layer = find_head(model, batch)
             h,x,y = run_to_head(inner, batch, layer, head)
             if labelled is None: labelled = y is not None
-            if labelled!=(y is not None): raise ValueError(f"y: expected labels in all batches or in none, here there are {'none' if labelled else 'some'}")
+            if labelled!=(y is not None): raise ValueError("y: expected labels in all batches or in none, and those before had "
+                f"{'some' if labelled else 'none'}")
             s = h.unreported(x, y, engine)
             if on_invalid: h.report(s, on_invalid)
         except ValueError as e: raise ValueError(f"batch {i}: {e}") from e
@@ -74,7 +75,7 @@ def score_batches(
 def _hand_over(error, parts):
     "Put the scores so far into an exception, and have it say so"
     if not parts: return
-    error.scores = Scores.cat(parts)
+    error.scores = Scores.cat([s for _,s in parts])
     note = f"the scores of the {len(error.scores)} samples before it are in `scores` of this exception (sys.last_value.scores in a session)"
     if hasattr(error, 'add_note'): error.add_note(note)
     else: warnings.warn(note, stacklevel=3) # before Python 3.11
@@ -93,10 +94,10 @@ def score_model(
     check_on_invalid(on_invalid); check_loader(loader)
     parts,early = [],on_invalid if on_invalid=='raise' else None
     try:
-        for h,s in _batches(model, tqdm(loader, disable=not progress, unit='batch'), head, engine, early): parts.append(s.cpu())
+        for h,s in _batches(model, tqdm(loader, disable=not progress, unit='batch'), head, engine, early): parts.append((h, s.cpu()))
     except BaseException as e:
         _hand_over(e, parts)
         raise
-    res = Scores.cat(parts)
-    h.report(res)
+    res = Scores.cat([s for _,s in parts])
+    parts[-1][0].report(res)
     return res

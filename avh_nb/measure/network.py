@@ -23,7 +23,7 @@ def evaluating(
     held = [(m, k, b) for m in model.modules() for k,b in m._buffers.items() if b is not None and not nn.parameter.is_lazy(b)]
     before,numbers = [b.detach().clone() for *_,b in held],{m: _numbers(m) for m,*_ in held}
     try: model.eval()
-    except NotImplementedError as e: raise ValueError(f"model: has no evaluation mode. What works: the network it was made of; or {OWN}") from e
+    except NotImplementedError as e: raise ValueError(f"model: has no evaluation mode. What works: what it was made of; or {OWN}") from e
     try: yield
     finally:
         for (m,k,b),was in zip(held, before):

@@ -418,7 +418,7 @@ def test_what_hooks_cannot_look_into_is_refused():
     exported = torch.export.export(plain, (x,))
     for model,kind in ((torch.jit.trace(plain, x), 'TopLevelTracedModule'), (exported, 'ExportedProgram'), (lambda x: x, 'function')):
         with pytest.raises(ValueError, match=f"model: expected an nn.Module that hooks can look into, got {kind}. What works"): scores(model)
-    with pytest.raises(ValueError, match="model: has no evaluation mode. What works: the network it was made of"): scores(exported.module())
+    with pytest.raises(ValueError, match="model: has no evaluation mode. What works: what it was made of"): scores(exported.module())
     with pytest.raises(ValueError, match="on the meta device, and have no values"): scores(network().to('meta'))
 
 def test_a_message_names_few_layers():

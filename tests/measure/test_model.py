@@ -34,16 +34,16 @@ def test_two_inputs():
     for batch in (((X/4, 3*X/4), Y), (dict(a=X/4, b=3*X/4), Y), dict(a=X/4, b=3*X/4, y=Y)):
         torch.testing.assert_close(scores([batch], Sum()).confidence, WHOLE.confidence)
 
+def devices(v):
+    "Of all tensors in something nested"
+    if isinstance(v, torch.Tensor): return {v.device.type}
+    return set().union(*map(devices, v.values() if isinstance(v, dict) else v))
+
 def test_tensors_are_moved_wherever_they_are():
     "To a device without memory, as there may be no other here"
     for batch in ((X, Y), dict(input=X, y=Y), ((X, dict(mask=X)), Y), (dict(a=[X]), Y)):
         run,_ = unpack_batch(batch, 'meta')
-        seen = []
-        def look(v):
-            if isinstance(v, torch.Tensor): seen.append(v.device.type)
-            else: [look(i) for i in (v.values() if isinstance(v, dict) else v)]
-        run(lambda *args, **kwargs: look([args, kwargs]))
-        assert set(seen)=={'meta'}
+        assert run(lambda *args, **kwargs: devices([args, kwargs]))=={'meta'}
 
 LABELS = {
     'strings': (['cat']*8, 'y: expected integer labels, got list'), 'objects': ([dict(boxes=1)]*8, 'y: expected integer labels, got list'),
