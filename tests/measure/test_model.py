@@ -113,6 +113,26 @@ def test_an_error_before_the_first_scores_has_none():
     with pytest.raises(ValueError, match='batch 0') as caught: scores([(X, Y+9)])
     assert not hasattr(caught.value, 'scores')
 
+@pytest.mark.parametrize('default', ['float64', 'bfloat16', 'a device'])
+@pytest.mark.parametrize('head', [nn.Linear, av.AngularLinear])
+def test_another_default_type_or_device_changes_nothing(head, default):
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), head(5, 4))
+    with torch.no_grad(): net[0].bias[0] = .3
+    expected = scores([(X, Y, Y)], net)
+    if default=='a device': torch.set_default_device('meta')
+    else: torch.set_default_dtype(getattr(torch, default))
+    try: got = scores([(X, Y, Y)], net)
+    finally: torch.set_default_device(None); torch.set_default_dtype(torch.float32)
+    assert equal(got, expected)
+
+@pytest.mark.parametrize('engine', ['torch', 'numba'])
+def test_inference_mode_of_an_engine(engine):
+    pytest.importorskip(engine)
+    torch.manual_seed(0)
+    big,x,y = nn.Linear(64, 500),torch.randn(200, 64),torch.randint(500, (200,))
+    expected = scores([(x, y)], big, engine=engine)
+    with torch.inference_mode(): assert equal(scores([(x, y)], big, engine=engine), expected)
+
 @pytest.mark.parametrize('made_there', [False, True])
 def test_inference_mode(made_there):
     with torch.inference_mode():
