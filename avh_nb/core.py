@@ -140,12 +140,12 @@ def compute_dtype(
 _BACKENDS = dict(cpu=torch.backends.mkldnn, cuda=torch.backends.cuda) # whose products can be reduced
 
 if hasattr(torch.backends.cuda.matmul, 'fp32_precision'): # from PyTorch 2.9 on
-    @torch.compiler.assume_constant_result # a graph keeps what held when it was made
     def reduced(device_type): return device_type in _BACKENDS and _BACKENDS[device_type].matmul.fp32_precision in ('tf32', 'bf16')
+    reduced._dynamo_marked_constant = True # as torch.compiler.assume_constant_result has it, without loading the compiler
 else:
     def reduced(device_type): return device_type in _BACKENDS and torch._C._get_cublas_allow_tf32() # whether it is not 'highest'
 
-reduced.__doc__ = "Do the settings of this process take digits off float32 products on such a device?"
+reduced.__doc__ = "Do the settings of this process take digits off float32 products on such a device? A compiled graph keeps the answer"
 
 # %% ../nbs/core.ipynb #6e527e36
 def exact_product(

@@ -155,6 +155,13 @@ class _Scaled(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 # %% ../../nbs/loss/angular.ipynb #df80626e
+def _layer_logits(x, w, scale):
+    d = w.shape[1]
+    if x.shape[-1]!=d: raise ValueError(f"x: expected {d} columns, as the layer has, got shape {tuple(x.shape)}")
+    return angular_logits(x.reshape(-1, d), w, scale).view(*x.shape[:-1], len(w))
+
+torch.fx.wrap('_layer_logits') # one node of a traced network
+
 class AngularLinear(_Scaled):
     "A last layer with logits s(π − A(x, w_c)): with `F.cross_entropy` on them it trains by the AVH loss"
     def __init__(self,
@@ -173,9 +180,7 @@ class AngularLinear(_Scaled):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.log_scale is not None: nn.init.constant_(self.log_scale, math.log(self.first_scale))
     def forward(self, x): # Features (..., D) to logits (..., C)
-        d = self.in_features
-        if x.shape[-1]!=d: raise ValueError(f"x: expected {d} columns, as the layer has, got shape {tuple(x.shape)}")
-        return angular_logits(x.reshape(-1, d), self.weight, self.scale).view(*x.shape[:-1], self.out_features)
+        return _layer_logits(x, self.weight, self.scale)
 
 # %% ../../nbs/loss/angular.ipynb #43e87526
 class AVHLoss(_Scaled, Loss):

@@ -15,10 +15,10 @@ from ..core import check_scale, compute_dtype, exact_product
 def _angles(x, w, y):
     "Angles (N, C); those to the label, or else to the nearest class, by the half-angle form"
     (xn,_),(wn,_) = safe_unit_rows(x),safe_unit_rows(w)
-    cos = exact_product(xn, wn.T)
+    cos = exact_product(xn, wn.T).clamp(-1, 1)
     if y is None: y = cos.argmax(1)
     own = torch.where((xn==0).all(1) | (wn==0).all(1)[y], math.pi/2, angle_of_units(xn, wn[y]))
-    return cos.clamp_(-1, 1).acos_().scatter(1, y[:, None], own[:, None])
+    return cos.acos().scatter(1, y[:, None], own[:, None])
 
 def _parts(x, w, a, y):
     "Sines and cosines, unit rows and lengths, as gradients of angles are made of; infinite where there is no direction"

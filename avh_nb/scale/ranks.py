@@ -83,7 +83,7 @@ def _whole_tally(x, w, y, bias, scale, engine):
         for (_,whole),(_,values) in zip(t, part): whole[rows] = values.to(whole.dtype)
     return t,norms
 
-# %% ../../nbs/scale/ranks.ipynb #9510fe04
+# %% ../../nbs/scale/ranks.ipynb #bdb5aa50
 def _check_head(w, bias, scale):
     if bias is not None:
         found = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
@@ -94,6 +94,7 @@ def _check_head(w, bias, scale):
     check_scale(scale)
     if bias is not None: raise ValueError("scale: expected no bias beside it")
 
+# %% ../../nbs/scale/ranks.ipynb #9510fe04
 @torch.no_grad()
 def sharded_score(
     x: torch.Tensor, # Features (N, D), the same on every rank
