@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MIDDLE', 'PAIRS', 'SAFE', 'CHUNK', 'ARCCOS', 'unit_rows', 'angle_of_units', 'angle_between', 'pairs_in_float64',
-           'arccos_', 'angles', 'sine_floor', 'inverse_sine', 'safe_unit_rows', 'arccos_polynomial']
+           'arccos_', 'angle_gradients', 'angle_changes', 'angles', 'sine_floor', 'inverse_sine', 'safe_unit_rows',
+           'arccos_polynomial']
 
 # %% ../nbs/angle.ipynb #cbcb5632
 import functools, math
 import torch
-from .core import check_class_norms, check_features, check_on_invalid, exact_matmul, report_invalid, takes_arrays
+from .core import check_class_norms, check_features, check_on_invalid, compute_dtype, exact_product, report_invalid, takes_arrays
 
 # %% ../nbs/angle.ipynb #6ee46ee5
 def unit_rows(
@@ -97,30 +98,62 @@ def arccos_(
     return out
 
 # %% ../nbs/angle.ipynb #8c8f2377
+def angle_gradients(
+    g: torch.Tensor, # Gradient in the angles (N, C)
+    sine: torch.Tensor, # Of the angles (N, C)
+    cos: torch.Tensor, # Of the angles (N, C)
+    x: tuple, # Unit rows (N, D) of the features, and their lengths (N, 1)
+    w: tuple, # The same of the class vectors (C, D), (C, 1)
+)->tuple: # (N, D) and (C, D)
+    "Gradients in features and class vectors, by operations that can be differentiated again"
+    (xn,x_norm),(wn,w_norm) = x,w
+    k = g/sine
+    kc = k*cos
+    return (kc.sum(1, keepdim=True)*xn-exact_product(k, wn))/x_norm, (kc.sum(0)[:, None]*wn-exact_product(k.T, xn))/w_norm
+
+def angle_changes(
+    dx: torch.Tensor, # What is added to the features (N, D)
+    dw: torch.Tensor, # What is added to the class vectors (C, D)
+    sine: torch.Tensor, cos: torch.Tensor, x: tuple, w: tuple, # As above
+)->torch.Tensor: # (N, C)
+    "What the angles change by, to first order"
+    (xn,x_norm),(wn,w_norm) = x,w
+    of_x = (exact_product(dx, wn.T)-(dx*xn).sum(1, keepdim=True)*cos)/x_norm
+    of_w = (exact_product(xn, dw.T)-(dw*wn).sum(1)*cos)/w_norm.T
+    return -(of_x+of_w)/sine
+
+# %% ../nbs/angle.ipynb #a71adcb8
 class _Angles(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w):
+    def forward(x, w, on_invalid):
         (xn,_),(wn,w_norm) = unit_rows(x),unit_rows(w)
         check_class_norms(w_norm)
-        cos = xn@wn.T
+        cos = exact_product(xn, wn.T)
         a = arccos_(cos, x, w, out=cos)
-        ctx.save_for_backward(x, w, a)
+        report_invalid(a[:, 0].isnan(), on_invalid)
         return a
     @staticmethod
+    def setup_context(ctx, inputs, a):
+        kept = *inputs[:2],a
+        ctx.save_for_backward(*kept); ctx.save_for_forward(*kept)
+    @staticmethod
+    def parts(x, w, a):
+        "Sines and cosines; unit rows and lengths. Rows without direction get no gradient, and give none"
+        (xn,x_norm),(wn,w_norm) = unit_rows(x),unit_rows(w)
+        valid = (torch.isfinite(x_norm) & (x_norm>0))[:, None]
+        a = torch.where(valid, a, torch.pi/2)
+        sine = torch.where(valid & (a.sin()>torch.finfo(a.dtype).eps), a.sin(), torch.inf)
+        return sine,a.cos(),(torch.where(valid, xn, 0), torch.where(valid, x_norm[:, None], torch.inf)),(wn, w_norm[:, None])
+    @staticmethod
     def backward(ctx, g):
-        # In differentiable operations on saved tensors: the second derivative comes from autograd
-        x,w,a = ctx.saved_tensors
-        with exact_matmul(x.device):
-            (xn,x_norm),(wn,w_norm) = unit_rows(x),unit_rows(w)
-            valid = (torch.isfinite(x_norm) & (x_norm>0))[:, None] # the other rows get no gradient, and give none
-            xn,g,a = torch.where(valid, xn, 0),torch.where(valid, g, 0),torch.where(valid, a, torch.pi/2)
-            sin = a.sin()
-            inside = sin > torch.finfo(a.dtype).eps
-            k = torch.where(inside, g/torch.where(inside, sin, 1), 0)
-            kc = k*a.cos()
-            grad_x = (kc.sum(1, keepdim=True)*xn - k@wn)/torch.where(valid, x_norm[:, None], 1)
-            grad_w = (kc.sum(0)[:, None]*wn - k.T@xn)/w_norm[:, None]
-        return grad_x, grad_w
+        sine,*others = _Angles.parts(*ctx.saved_tensors)
+        return *angle_gradients(torch.where(sine<torch.inf, g, 0), sine, *others),None
+    @staticmethod
+    def jvp(ctx, dx, dw, _): return angle_changes(dx, dw, *_Angles.parts(*ctx.saved_tensors))
+    @staticmethod
+    def vmap(info, in_dims, x, w, on_invalid):
+        pairs = [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t,d in zip((x, w), in_dims)]
+        return torch.stack([_Angles.apply(*pair, on_invalid) for pair in zip(*pairs)]),0
 
 # %% ../nbs/angle.ipynb #43a01eb8
 @takes_arrays
@@ -132,10 +165,8 @@ def angles(
     """Angle of every row of `x` to every row of `w` (the paper's A(u, v));
     raises `ValueError` on bad shapes or a class vector without direction"""
     check_features(x, w); check_on_invalid(on_invalid)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
-    with exact_matmul(x.device): a = _Angles.apply(x.to(dtype), w.to(dtype))
-    report_invalid(a[:, 0].isnan(), on_invalid)
-    return a
+    dtype = compute_dtype(x, w)
+    return _Angles.apply(x.to(dtype), w.to(dtype), on_invalid)
 
 # %% ../nbs/angle.ipynb #5bab9415
 def sine_floor(

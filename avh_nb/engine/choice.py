@@ -58,7 +58,8 @@ def _loaded(name):
 def _tried(name, device):
     "What is wrong with an engine's answer to a small question, if anything is"
     g = torch.Generator().manual_seed(0)
-    question = torch.randn(40, 50, generator=g),torch.randn(70, 50, generator=g),torch.randint(70, (40,), generator=g)
+    def numbers(*shape): return torch.randn(shape, generator=g, dtype=torch.float32, device='cpu')
+    question = numbers(40, 50),numbers(70, 50),torch.arange(40, device='cpu')
     try:
         x,w,y = (t.to(device) for t in question)
         (a,total,_),(b,reference,_) = (kind(w).angle_sums(x, y) for kind in (_loaded(name), TorchEngine))

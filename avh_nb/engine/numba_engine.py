@@ -9,11 +9,12 @@ __all__ = ['SHARED', 'PAIR', 'GROUP', 'BLOCK', 'WIDTH', 'FEW', 'product', 'n_thr
 import functools, os, time
 import numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
+from ..core import exact_product, reduced
 from .numba_kernels import SAMPLES, angle_sums, float32, norms, tally
 from .tally import KEPT, Engine, Tally, usual_length
 
 # %% ../../nbs/engine/numba_engine.ipynb #efde4110
-def _mm(w, x, out): return torch.mm(w, x.T, out=out)
+def _mm(w, x, out): return exact_product(w, x.T, out=out)
 def _onednn(w, x, out): return torch.ops.mkldnn._linear_pointwise(w, x, None, 'none', [], '')
 
 def _error(product, w, x, out):
@@ -24,16 +25,20 @@ def _error(product, w, x, out):
     return ((dot-w@x.T).abs()/(w.norm(dim=1)[:, None]*x.norm(dim=1))).max().item()
 
 @functools.cache
-def product():
-    "The faster of two exact float32 products w xᵀ, found by one trial"
-    g = torch.Generator().manual_seed(0)
-    w,out = torch.randn(1000, 512, generator=g),torch.empty(1000, 256)
+def _faster():
+    "The faster of two exact float32 products, found by one trial"
+    g,kind = torch.Generator().manual_seed(0),dict(dtype=torch.float32, device='cpu')
+    w,out = torch.randn(1000, 512, generator=g, **kind),torch.empty(1000, 256, **kind)
     x = 1.7*w[:256] # each along a class vector, where rounding errors are largest
     if _error(_onednn, w, x, out)>1.5*_error(_mm, w, x, out): return _mm # TF32 would be off a thousand times
     def seconds(f): start = time.perf_counter(); f(w, x, out); return time.perf_counter()-start
     trials = [(seconds(_mm), seconds(_onednn)) for _ in range(5)]
     mm,onednn = (min(t) for t in zip(*trials))
     return _onednn if 1.33*onednn<mm else _mm
+
+def product():
+    "A function that gives w xᵀ of float32 without loss of digits, the fastest there is"
+    return _mm if reduced('cpu') else _faster()
 
 # %% ../../nbs/engine/numba_engine.ipynb #f4361cb0
 SHARED = 2**27 # work that is worth sharing out, in multiplications
@@ -65,7 +70,10 @@ def in_threads(
     "Call `f` on each of `items`, side by side; in the calling thread where it is to be one"
     n = torch.get_num_threads()
     if n==1 or threads==1 or len(items)==1: return [f(i) for i in items]
-    return list(_pool(n, os.getpid()).map(f, items))
+    inference,grad = torch.is_inference_mode_enabled(),torch.is_grad_enabled()
+    def as_here(i):
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad): return f(i)
+    return list(_pool(n, os.getpid()).map(as_here, items))
 
 # %% ../../nbs/engine/numba_engine.ipynb #d03ed0d2
 GROUP,BLOCK,WIDTH = 2**19,2**19,2048 # numbers kept of a thread's samples; numbers in a block; classes in a block
@@ -77,7 +85,7 @@ def _blocks(x, y, w, w_norm, multiply):
     height = BLOCK//min(len(w), WIDTH)//64*64
     few = len(w)<=FEW
     if few and x.dtype==torch.float32 and x.is_contiguous(): height = max(1, len(x)) # nothing is copied
-    buffer = torch.empty(len(w)*SAMPLES if few else height*min(WIDTH, len(w)))
+    buffer = w.new_empty(len(w)*SAMPLES if few else height*min(WIDTH, len(w)), dtype=torch.float32)
     def blocks(first, w, w_norm):
         for start in range(0, len(x), height):
             xb = x[start:start+height].float().contiguous()
@@ -113,7 +121,7 @@ class NumbaEngine(Engine):
 
     def tally(self, x, y=None):
         "`Tally` in float64; norms of the features; who is doubtful"
-        n,whole,doubtful = len(x),None,torch.zeros(len(x), dtype=torch.bool)
+        n,whole,doubtful = len(x),None,x.new_zeros(len(x), dtype=torch.bool)
         labels = np.zeros(n, np.int64) if y is None else y.numpy()
         for first,blocks in _blocks(x.detach(), labels, self.w, self.norm, self.multiply):
             numbers,classes,norm,unsure = np.empty((8, n)),np.empty((2, n), np.int64),np.empty(n, np.float32),np.empty(n, np.bool_)

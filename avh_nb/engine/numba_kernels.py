@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['float32', 'int32', 'ZERO', 'ONE', 'PI', 'P', 'QUICK', 'SAMPLES', 'TILE', 'INVERSE', 'HELD', 'OWN', 'STEEPS',
            'EXTREME', 'PART', 'PART2', 'PART3', 'LARGEST', 'WHICH', 'FIRST', 'SECOND', 'NEAR', 'NONE', 'OUTSIDE', 'LOW',
-           'HIGH', 'arccos', 'exp', 'norms', 'pair_angles', 'angle_sums', 'tally']
+           'HIGH', 'compiled', 'arccos', 'exp', 'norms', 'angle_sums', 'tally']
 
 # %% ../../nbs/engine/numba_kernels.ipynb #31ee01a8
-import math
+import hashlib, math, pkgutil
 import numba, numpy as np, torch
 from ..angle import ARCCOS, MIDDLE, SAFE
 from .tally import CLOSE, DELTA, LONGEST, SHORTEST, STEEP, TIE, TOLERANCE
@@ -19,6 +19,15 @@ ZERO,ONE,PI = float32(0),float32(1),float32(math.pi)
 P = tuple(map(float32, ARCCOS))
 # sums in any order, but a NaN stays a NaN, and 1/0 is infinite
 QUICK = dict(nogil=True, cache=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz', 'arcp'})
+
+_PAGES = hashlib.sha256(b''.join(pkgutil.get_data('avh_nb', p) for p in ('angle.py', 'engine/tally.py', 'engine/numba_kernels.py'))).digest()
+
+def compiled(f):
+    "Compile `f`, and keep it until a page changes that has a part in it"
+    made = numba.njit(**QUICK)(f)
+    index = getattr(getattr(made, '_cache', None), '_cache_file', None) # Numba's own; there is none where it does not compile
+    if index is not None: index._source_stamp = index._source_stamp,_PAGES
+    return made
 
 @numba.njit(inline='always')
 def arccos(t):
@@ -61,19 +70,12 @@ def _angle(u, v):
         plus += (p+q)*(p+q); minus += (p-q)*(p-q)
     return 2*math.atan2(math.sqrt(minus), math.sqrt(plus))
 
-@numba.njit(**QUICK)
+@compiled
 def norms(x):
     "Lengths of rows"
     norm = np.empty(len(x), np.float32)
     for i in range(len(x)): norm[i] = math.sqrt(_dot(x[i], x[i]))
     return norm
-
-@numba.njit(**QUICK)
-def pair_angles(x, w, y):
-    "Angles of row i of `x` to row y[i] of `w`, float64"
-    angle = np.empty(len(x))
-    for i in range(len(x)): angle[i] = _angle(x[i], w[y[i]])
-    return angle
 
 # %% ../../nbs/engine/numba_kernels.ipynb #1f473588
 SAMPLES,TILE = 256,32 # at a time: samples, and classes of a float32 sum
@@ -91,7 +93,7 @@ def _spoilt(s, i, total):
     e = s[EXTREME+i]
     return s[STEEPS+i]*_DELTA>_TOLERANCE*total*math.sqrt(max(ONE-e*e, _DELTA))
 
-@numba.njit(**QUICK)
+@compiled
 def _products(x, w, dot):
     for i in range(len(x)):
         u = x[i]
@@ -101,7 +103,7 @@ def _products(x, w, dot):
             dot[c, i] = sum
 
 # %% ../../nbs/engine/numba_kernels.ipynb #72bb0097
-@numba.njit(**QUICK)
+@compiled
 def angle_sums(few, dot, x, w, w_norm, held, angle, total, doubtful):
     """Of products (C, B), which are yet to be made for `few` classes, features, class vectors, their norms and the columns to hold out:
     set their `angle`, and add to the `total` of the others and to who is `doubtful`"""
@@ -149,7 +151,7 @@ def _hold_largest(dot, at, n, w_norm, bias, angular, s, held):
     for i in range(n): held[i] = int32(s[HELD+i])
 
 # %% ../../nbs/engine/numba_kernels.ipynb #bfd52863
-@numba.njit(**QUICK)
+@compiled
 def tally(few, dot, x, w, w_norm, bias, scale, labelled, held, first, first_sample, numbers, classes, norms, doubtful):
     """Of such products, which are overwritten: what a tally says of each sample, written from place `first_sample` of `numbers`
     and `classes`, and the norm and who is doubtful"""

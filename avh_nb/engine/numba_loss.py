@@ -7,16 +7,16 @@ __all__ = ['FLOOR', 'NumbaLoss']
 
 # %% ../../nbs/engine/numba_loss.ipynb #f0c65f95
 import math
-import numba, numpy as np, torch
+import numpy as np, torch
 from ..angle import sine_floor
 from .numba_engine import PAIR, in_threads, n_threads, product
-from .numba_kernels import HELD, INVERSE, ONE, OWN, QUICK, SAMPLES, STEEPS, TILE, ZERO, _angle, arccos, exp, float32
+from .numba_kernels import HELD, INVERSE, ONE, OWN, SAMPLES, STEEPS, TILE, ZERO, _angle, arccos, compiled, exp, float32
 from .tally import LossEngine
 
 # %% ../../nbs/engine/numba_loss.ipynb #4010e6f7
 FLOOR = float32(sine_floor(torch.float32)) # of a squared sine
 
-@numba.njit(**QUICK)
+@compiled
 def _exponential_sums(dot, x_norm, w_norm, held, scale, offset, sums):
     s = np.empty(STEEPS+2*SAMPLES, np.float32)
     for start in range(0, len(x_norm), SAMPLES):
@@ -36,7 +36,7 @@ def _exponential_sums(dot, x_norm, w_norm, held, scale, offset, sums):
             for i in range(n): sums[start+i] += s[STEEPS+i]
 
 # %% ../../nbs/engine/numba_loss.ipynb #eba27924
-@numba.njit(**QUICK)
+@compiled
 def _largest_cosines(dot, x_norm, w_norm, held, cosine):
     for start in range(0, len(x_norm), SAMPLES):
         n = min(SAMPLES, len(x_norm)-start)
@@ -50,7 +50,7 @@ def _largest_cosines(dot, x_norm, w_norm, held, cosine):
         for i in range(n): cosine[start+i] = min(s[OWN+i], ONE) # rounding may go beyond
 
 # %% ../../nbs/engine/numba_loss.ipynb #ada26636
-@numba.njit(**QUICK)
+@compiled
 def _label_angles(x, w, y, w_norm):
     own = np.zeros((2, len(x)), np.float32)
     for i in range(len(x)):
@@ -60,7 +60,7 @@ def _label_angles(x, w, y, w_norm):
         own[1, i] = 1/sine/w_norm[y[i]] if sine>FLOOR else 0.
     return own
 
-@numba.njit(**QUICK)
+@compiled
 def _add_label(k, y, own, others, share, scale, offset, of):
     loss = 0.
     for i in range(len(y)):
@@ -72,7 +72,7 @@ def _add_label(k, y, own, others, share, scale, offset, of):
     return loss
 
 # %% ../../nbs/engine/numba_loss.ipynb #f319caf9
-@numba.njit(**QUICK)
+@compiled
 def _project_out(g, u, norm, factor):
     for i in range(len(g)):
         p,q,dot = g[i],u[i],ZERO

@@ -8,7 +8,7 @@ __all__ = ['BLOCK', 'slices', 'block_shape', 'angle_blocks', 'TorchEngine', 'Tor
 # %% ../../nbs/engine/reference.ipynb #33184958
 import torch
 from ..angle import CHUNK, angle_of_units, arccos_, inverse_sine, sine_floor, unit_rows
-from ..core import check_class_norms, compute_dtype, exact_matmul
+from ..core import check_class_norms, compute_dtype, exact_product
 from .tally import KEPT, Engine, LossEngine, Tally
 
 # %% ../../nbs/engine/reference.ipynb #4e34befe
@@ -70,7 +70,7 @@ def angle_blocks(
     def class_blocks(rows, xb, inverse_norm):
         for classes,wn,w_norm in [whole] if whole else map(unit_classes, slices(c, width)):
             cos,a = (b[:len(xb)*len(wn)].view(len(xb), len(wn)) for b in (buffer[0], buffer[-1]))
-            with exact_matmul(x.device): torch.mm(xb, wn.T, out=cos)
+            exact_product(xb, wn.T, out=cos)
             arccos_(cos.mul_(inverse_norm[:, None]), x[rows], w[classes], out=a)
             yield classes,w_norm,a,cos if keep_cosines else None
 
@@ -165,13 +165,13 @@ class _LabelSteps(LossEngine):
         e = z.exp()
         sums = e+others
         loss = torch.where(others<e, (others/e).log1p(), sums.log()-z) # of a sure sample, not the rounding of 1
-        return share.to(loss.dtype)@loss,(share*scale/sums).to(share.dtype)
+        return (share*loss).sum(),(share*scale/sums).to(share.dtype)
 
 # %% ../../nbs/engine/reference.ipynb #97707712
 class TorchLoss(_LabelSteps):
     "The loss in plain PyTorch"
     scratch = None
-    def inner_products(self, w, x, out): torch.mm(w, x.T, out=out)
+    def inner_products(self, w, x, out): exact_product(w, x.T, out=out)
 
     def _cosines(self, dot, x_norm, w_norm):
         if self.scratch is None or self.scratch.numel()<dot.numel(): self.scratch = torch.empty_like(dot).view(-1)

@@ -9,6 +9,7 @@ __all__ = ['SAFE_EXPONENT', 'ROWS', 'BLOCK', 'loss_and_gradients', 'fused_loss']
 import functools, math
 import torch
 from functools import partial
+from ..core import exact_product
 from ..engine.reference import TorchLoss, slices
 from ..engine.tally import LossEngine, usual_length
 from .logits import plain_loss
@@ -35,8 +36,8 @@ def _block_gradients(engine, k, x, w, factor, gx, gw, first):
     "Gradients of a block, `factor` of each sample folded in: all of `gx`, and a part of `gw`; both but for the last step"
     samples,classes = _cut(len(x), engine.n_parts),_cut(len(w), engine.n_parts)
     def scaled(q): torch.mul(x[q], factor[q, None], out=gx[q])
-    def for_w(p): torch.mm(k[p], gx, out=gw[p]) if first else gw[p].addmm_(k[p], gx)
-    def for_x(q): torch.mm(k[:, q].T, w, out=gx[q])
+    def for_w(p): exact_product(k[p], gx, out=gw[p], add=not first)
+    def for_x(q): exact_product(k[:, q].T, w, out=gx[q])
     for f,items in ((scaled, samples), (for_w, classes), (for_x, samples)): engine.run_parts(f, items)
 
 # %% ../../nbs/loss/fused.ipynb #cb773916
@@ -99,7 +100,9 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx, g):
         x,w,y,share,*norms = ctx.saved_tensors
         if torch.is_grad_enabled(): # a second derivative is asked for
-            gradients = torch.autograd.grad(plain_loss(x, w, y, share, ctx.scale), (x, w), g, create_graph=True)
+            wanted = [t for t,needed in zip((x, w), ctx.needs_input_grad) if needed]
+            made = iter(torch.autograd.grad(plain_loss(x, w, y, share, ctx.scale), wanted, g, create_graph=True))
+            gradients = [next(made) if needed else None for needed in ctx.needs_input_grad[:2]]
         else:
             gradients = ctx.gradients or loss_and_gradients(x, w, y, share, ctx.scale, norms, True, ctx.engine)[1:]
             # where looking is free, a factor of 1 is not multiplied

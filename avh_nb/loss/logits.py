@@ -8,45 +8,61 @@ __all__ = ['angular_logits', 'plain_loss']
 # %% ../../nbs/loss/logits.ipynb #3abc8736
 import math
 import torch, torch.nn.functional as F
-from ..angle import angle_of_units, inverse_sine, safe_unit_rows, sine_floor
-from ..core import compute_dtype
+from ..angle import angle_changes, angle_gradients, angle_of_units, safe_unit_rows, sine_floor
+from ..core import check_scale, compute_dtype, exact_product
 
 # %% ../../nbs/loss/logits.ipynb #2d3600bb
-class _LossAngles(torch.autograd.Function):
-    "Angles (N, C) without a branch on the data; those to the label by the half-angle form"
+def _angles(x, w, y):
+    "Angles (N, C); those to the label, or else to the nearest class, by the half-angle form"
+    (xn,_),(wn,_) = safe_unit_rows(x),safe_unit_rows(w)
+    cos = exact_product(xn, wn.T).clamp(-1, 1)
+    if y is None: y = cos.argmax(1)
+    own = torch.where((xn==0).all(1) | (wn==0).all(1)[y], math.pi/2, angle_of_units(xn, wn[y]))
+    return cos.acos().scatter(1, y[:, None], own[:, None])
+
+def _parts(x, w, a, y):
+    "Sines and cosines, unit rows and lengths, as gradients of angles are made of; infinite where there is no direction"
+    (xn,x_norm),(wn,w_norm) = safe_unit_rows(x),safe_unit_rows(w)
+    x_norm,w_norm = (torch.where((u!=0).any(1), n, math.inf)[:, None] for u,n in ((x, x_norm), (w, w_norm)))
+    if y is None: y = a.argmin(1)
+    sin,floor = a.sin(),sine_floor(a.dtype)
+    own = sin.gather(1, y[:, None])
+    sine = sin.clamp(min=floor**.5).scatter(1, y[:, None], torch.where(own>floor, own, math.inf))
+    return sine,a.cos(),(xn, x_norm),(wn, w_norm)
+
+class _InGraph(torch.autograd.Function):
+    "Without a branch on the data, and as `torch.compile` takes it"
     @staticmethod
     def forward(ctx, x, w, y):
-        (xn,_),(wn,_) = safe_unit_rows(x),safe_unit_rows(w)
-        a = (xn@wn.T).clamp_(-1, 1).acos_()
-        if y is not None:
-            own = torch.where((xn==0).all(1) | (wn==0).all(1)[y], math.pi/2, angle_of_units(xn, wn[y]))
-            a.scatter_(1, y[:, None], own[:, None])
+        a = _angles(x, w, y)
         ctx.save_for_backward(x, w, a, y)
         return a
     @staticmethod
-    def backward(ctx, g):
-        # In differentiable operations on saved tensors: the second derivative comes from autograd
-        x,w,a,y = ctx.saved_tensors
-        (xn,x_norm),(wn,w_norm) = safe_unit_rows(x),safe_unit_rows(w)
-        sin = a.sin()
-        k = g/sin.clamp(min=sine_floor(a.dtype)**.5)
-        if y is not None: k = k.scatter(1, y[:, None], (g*inverse_sine(sin)).gather(1, y[:, None]))
-        kc = k*a.cos()
-        alive_x,alive_w = (x!=0).any(1)[:, None],(w!=0).any(1)[:, None]
-        grad_x = torch.where(alive_x, (kc.sum(1, keepdim=True)*xn-k@wn)/x_norm[:, None], 0)
-        grad_w = torch.where(alive_w, (kc.sum(0)[:, None]*wn-k.T@xn)/w_norm[:, None], 0)
-        return grad_x,grad_w,None
+    def backward(ctx, g): return *angle_gradients(g, *_parts(*ctx.saved_tensors)),None
+
+class _LossAngles(_InGraph):
+    "The same as `torch.func` takes it, also forwards"
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(x, w, y): return _angles(x, w, y)
+    @staticmethod
+    def setup_context(ctx, inputs, a):
+        x,w,y = inputs
+        ctx.save_for_backward(x, w, a, y); ctx.save_for_forward(x, w, a, y)
+    @staticmethod
+    def jvp(ctx, dx, dw, _): return angle_changes(dx, dw, *_parts(*ctx.saved_tensors))
 
 # %% ../../nbs/loss/logits.ipynb #194546c5
 def angular_logits(
     x: torch.Tensor, # Features (N, D), floating point
     w: torch.Tensor, # Class vectors (C, D)
     scale, # s > 0: a number, or a tensor of one element
-    y: torch.Tensor=None, # Labels (N,): the angles to them are computed to the last digits; None: all alike
+    y: torch.Tensor=None, # Labels (N,), to whose classes the angles are right to the last digits; None: those to the nearest class are
 )->torch.Tensor: # (N, C) from 0 to s * pi; float32 where `x` and `w` are half precision
     "s(π − A(x, w_c)), the logits of the AVH loss, with a gradient that is finite everywhere; autocast has no say in it"
-    dtype = compute_dtype(x, w)
-    with torch.autocast(x.device.type, enabled=False): return scale*(math.pi-_LossAngles.apply(x.to(dtype), w.to(dtype), y))
+    check_scale(scale)
+    dtype,function = compute_dtype(x, w),_InGraph if torch.compiler.is_compiling() else _LossAngles
+    return scale*(math.pi-function.apply(x.to(dtype), w.to(dtype), y))
 
 # %% ../../nbs/loss/logits.ipynb #c08a98b9
 def plain_loss(
@@ -57,4 +73,4 @@ def plain_loss(
     scale: float, # s > 0
 )->torch.Tensor: # A single number
     "Cross-entropy of angular logits through autograd: for any input, and differentiable twice"
-    return share@F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')
+    return (share*F.cross_entropy(angular_logits(x, w, scale, y), y, reduction='none')).sum()

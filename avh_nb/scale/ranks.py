@@ -6,27 +6,36 @@
 __all__ = ['sharded_score', 'sharded_avh_loss']
 
 # %% ../../nbs/scale/ranks.ipynb #22ad5c6b
+import math
 import torch, torch.distributed as dist
 from dataclasses import fields
-from ..core import check_class_norms, check_features, check_labels, check_on_invalid, compute_dtype, exact_matmul, report_invalid
+from ..core import check_class_norms, check_features, check_labels, check_on_invalid, check_scale, compute_dtype, report_invalid
 from ..engine.choice import loss_engine, over_samples, which_engine
 from ..engine.reference import slices
 from ..engine.tally import CLASSES, Tally
-from ..loss.angular import check_scale, default_scale
+from ..loss.angular import default_scale
 from ..loss.fused import loss_and_gradients
 from ..measure.scores import Scores, scores_of
 
 # %% ../../nbs/scale/ranks.ipynb #f6fb4c00
+def _meeting_place(group, *given):
+    "A device on which the ranks can exchange numbers: that of a tensor, where the backend takes it"
+    kinds = [part.split(':')[0] for part in dist.get_backend_config(group).split(',')]
+    return next((t.device for t in given if isinstance(t, torch.Tensor) and t.device.type in kinds), torch.device(kinds[0]))
+
 def _agree(check, device, group):
     "Call `check` on every rank; where it raises on one, all raise"
     error,result = None,None
     try: result = check()
-    except ValueError as e: error = e
+    except Exception as e: error = e
     failed = torch.tensor([dist.get_rank(group) if error else -1], device=device)
     dist.all_reduce(failed, dist.ReduceOp.MAX, group)
     if error: raise error
     if failed.item()>=0: raise ValueError(f"rank {failed.item()} was given what it can't take; its own error says what")
     return result
+
+def _check_place(x, device):
+    if x.device.type!=device.type: raise ValueError(f"x: expected on {device.type}, from where the ranks can send, got {x.device}")
 
 def _place(w, group):
     "The first class of this rank, and the number of all"
@@ -74,15 +83,18 @@ def _whole_tally(x, w, y, bias, scale, engine):
         for (_,whole),(_,values) in zip(t, part): whole[rows] = values.to(whole.dtype)
     return t,norms
 
-# %% ../../nbs/scale/ranks.ipynb #9510fe04
+# %% ../../nbs/scale/ranks.ipynb #bdb5aa50
 def _check_head(w, bias, scale):
     if bias is not None:
-        if bias.shape!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one a class of this rank, got {tuple(bias.shape)}")
-        nan = bias.isnan().nonzero()
-        if len(nan): raise ValueError(f"bias: expected numbers, got NaN at index {nan[0].item()} of this rank")
-    if scale is not None and not (0<scale<float('inf') and bias is None):
-        raise ValueError(f"scale: expected above 0 and finite, and no bias beside it, got {scale}")
+        found = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
+        if found!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one a class of this rank, got {found}")
+        wrong = (~(bias<math.inf)).nonzero()
+        if len(wrong): raise ValueError(f"bias: expected numbers below infinity, got {bias[wrong[0]].item()} at index {wrong[0].item()} of this rank")
+    if scale is None: return
+    check_scale(scale)
+    if bias is not None: raise ValueError("scale: expected no bias beside it")
 
+# %% ../../nbs/scale/ranks.ipynb #9510fe04
 @torch.no_grad()
 def sharded_score(
     x: torch.Tensor, # Features (N, D), the same on every rank
@@ -96,14 +108,14 @@ def sharded_score(
 )->Scores: # The same on every rank
     """`score` with the class vectors cut over the ranks of `torch.distributed`;
     raises `ValueError` on all ranks where one was given what makes no sense"""
-    first,n_classes = _place(w, group)
-    dtype = compute_dtype(x, w)
+    device = _meeting_place(group, x, w)
     def check():
-        check_features(x, w); check_on_invalid(on_invalid); _norms_checked(w, dtype)
+        check_features(x, w); _check_place(x, device); check_on_invalid(on_invalid); _norms_checked(w, compute_dtype(x, w))
         which_engine(engine, x, w)
         _check_head(w, bias, scale)
-        return None if y is None else check_labels(y, len(x), n_classes).to(x.device)
-    y = _agree(check, x.device, group)
+    _agree(check, device, group)
+    (first,n_classes),dtype = _place(w, group),compute_dtype(x, w)
+    y = _agree(lambda: None if y is None else check_labels(y, len(x), n_classes).to(x.device), device, group)
     bias = None if bias is None else bias.to(x.device, dtype)
     res = {f.name: x.new_empty(len(x), dtype=torch.int64 if f.name=='pred' else dtype) for f in fields(Scores)}
     for piece in slices(len(x), 2**16): # so that tallies are kept of some samples at a time
@@ -146,21 +158,23 @@ def sharded_avh_loss(
 )->torch.Tensor: # A single number, the same on every rank
     """`avh_loss` with the class vectors cut over the ranks of `torch.distributed`:
     each rank gets the gradient of its own class vectors, and all get the whole gradient in x"""
+    device = _meeting_place(group, x, w)
+    def check():
+        check_features(x, w); _check_place(x, device); which_engine(engine, x, w)
+        if scale is not None: check_scale(scale)
+        if isinstance(scale, torch.Tensor): raise ValueError("scale: expected a number; a learnt one gets no gradient over ranks")
+        if reduction not in ('mean', 'sum'): raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        dtype = compute_dtype(x, w)
+        return dtype,_norms_checked(w, dtype),torch.linalg.vector_norm(x.detach().to(dtype), dim=1)
+    dtype,w_norm,x_norm = _agree(check, device, group)
     first,n_classes = _place(w, group)
     scale = default_scale(n_classes) if scale is None else scale
-    dtype = compute_dtype(x, w)
-    def check():
-        check_features(x, w); check_scale(scale); which_engine(engine, x, w)
-        if reduction not in ('mean', 'sum'): raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
-        label = check_labels(torch.where(y!=ignore_index, y, 0), len(x), n_classes)
-        return _norms_checked(w, dtype),label,torch.linalg.vector_norm(x.detach().to(dtype), dim=1)
-    w_norm,label,x_norm = _agree(check, x.device, group)
+    label = _agree(lambda: check_labels(torch.where(y!=ignore_index, y, 0), len(x), n_classes), device, group)
     share = (y!=ignore_index).to(dtype)
     if reduction=='mean': share = share/share.sum().clamp(min=1)
-    with exact_matmul(x.device):
-        # A feature of zeros is at 90 degrees to all classes: its loss is log C, and it gets no gradient and gives none
-        alive = x_norm!=0
-        xa,ya = x.to(dtype)[alive],_local(label[alive], first, len(w))
-        worker = loss_engine(which_engine(engine, xa, w), xa, w)
-        loss = _ShardedLoss.apply(xa, w.to(dtype), ya, share[alive], scale, (x_norm[alive], w_norm), worker, group)
-        return loss+share[~alive].sum()*torch.tensor(float(n_classes)).log().to(x.device)
+    # A feature of zeros is at 90 degrees to all classes: its loss is log C, and it gets no gradient and gives none
+    alive = x_norm!=0
+    xa,ya = x.to(dtype)[alive],_local(label[alive], first, len(w))
+    worker = loss_engine(which_engine(engine, xa, w), xa, w)
+    loss = _ShardedLoss.apply(xa, w.to(dtype), ya, share[alive], scale, (x_norm[alive], w_norm), worker, group)
+    return loss+share[~alive].sum()*math.log(n_classes)

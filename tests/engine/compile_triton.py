@@ -8,7 +8,7 @@ from triton import knobs
 from avh_nb.engine import triton_engine as engine, triton_loss as loss
 
 POINTERS = dict(x=None, w=None, x_norm='*fp32', w_norm='*fp32', bias='*fp32', held='*i64', total='*fp64', doubtful='*u1', largest='*fp32',
-    largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', offset='*fp32', parts='*fp32')
+    largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', out='*fp32', offset='*fp32', parts='*fp32')
 
 def build(fn, values, constexprs, arch, warps, stages, divisible=True):
     "Compile `fn`; `values` gives the type of each argument (None: left out); `divisible`: is the size of a row a multiple of 16, or not, or (None) 1, which Triton makes a constant"
@@ -49,6 +49,11 @@ def loss_kernel(offset, arch, tile=(8, 128), part=128, warps=4, divisible=True):
     if not offset: values['offset'] = None
     return build(loss._exponential_sums, values, dict(PART=part, CLASSES=tile[0], ROWS=tile[1]), arch, warps, 3, divisible)
 
+def products_kernel(arch, divisible=True):
+    method,_,(rows,classes,dims,warps,stages) = engine.METHODS['fast']
+    values = POINTERS | dict(x='*fp32', w='*fp32', n_classes='i32', n_rows='i32', n_dims='i32')
+    return build(loss._products, values, dict(PRECISION=method, CLASSES=classes, ROWS=rows, DIMS=dims), arch, warps, stages, divisible)
+
 def everything(brief):
     "Names and kernels, a kernel at a time; `brief`: the largest of each precision, and one each of odd and of smallest sizes"
     for arch in (80, 90):
@@ -57,6 +62,7 @@ def everything(brief):
         for types,precision in (('fp32', 'exact'), ('bf16', 'half')):
             for divisible in (False, None) if not brief else (None,): # sizes that are no multiples of 16, and sizes of 1
                 yield f'{arch} {types} {precision} full scale {divisible}',others_kernel(types, precision, 'full', 'scale', arch, divisible=divisible)
+        for divisible in (True, False) if not brief else (True,): yield f'{arch} products in TF32 {divisible}',products_kernel(arch, divisible)
         for offset in (False, True): yield f'{arch} loss, offset {offset}',loss_kernel(offset, arch)
         if not brief: yield f'{arch} loss, odd sizes',loss_kernel(True, arch, divisible=False); yield f'{arch} loss, sizes of 1',loss_kernel(True, arch, divisible=None)
 

@@ -171,20 +171,20 @@ def _one_long_sum(w, x, out):
 @pytest.mark.parametrize('other', [_gone, _bfloat16, _one_long_sum], ids=['gone', 'bfloat16', 'one long sum'])
 def test_a_product_that_is_gone_or_not_exact_is_not_taken(monkeypatch, other):
     monkeypatch.setattr(numba_engine, '_onednn', other)
-    numba_engine.product.cache_clear()
+    numba_engine._faster.cache_clear()
     assert numba_engine.product() is numba_engine._mm
-    numba_engine.product.cache_clear()
+    numba_engine._faster.cache_clear()
 
 @pytest.mark.parametrize('faster', [True, False])
 def test_the_faster_product_is_taken(monkeypatch, faster):
     slow = lambda w,x,out: [torch.mm(w, x.T, out=out) for _ in range(6)][-1]
     monkeypatch.setattr(numba_engine, '_mm' if faster else '_onednn', slow)
     if faster: monkeypatch.setattr(numba_engine, '_onednn', lambda w,x,out: torch.mm(w, x.T, out=out))
-    numba_engine.product.cache_clear()
+    numba_engine._faster.cache_clear()
     assert numba_engine.product() is (numba_engine._onednn if faster else numba_engine._mm)
     x,w,y = drawn(0, 100, 20, 30)
     torch.testing.assert_close(av.avh(x, w, y, engine='numba').double(), av.avh(x.double(), w.double(), y), rtol=1e-6, atol=0)
-    numba_engine.product.cache_clear()
+    numba_engine._faster.cache_clear()
 
 # which one
 
