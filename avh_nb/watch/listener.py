@@ -9,7 +9,7 @@ __all__ = ['Listener']
 import torch
 from contextlib import ExitStack
 from fastcore.basics import patch
-from ..measure.head import Head, check_logits, eager, find_head, named_head
+from ..measure.head import Head, check_logits, eager, find_head, logits_of, named_head
 from ..measure.scores import Scores
 
 # %% ../../nbs/watch/listener.ipynb #a6a0489f
@@ -22,11 +22,12 @@ class Listener:
         head: str=None, # Name of that layer; None finds it when the model is first called
         labels=None, # (N,) of all samples in the order in which they will come; None: announced batch by batch, or none at all
     ):
-        self.model,self.found,self.checked = model,None,False
+        self.model,self.found,self.checked,self.entered = model,None,False,None
         self.clear()
         if labels is not None: self.expect(labels)
         layer = named_head(model, head) if head else None
-        self.handles = [model.register_forward_pre_hook(lambda *called: self._model_called(*called), with_kwargs=True)]
+        self.handles = [model.register_forward_pre_hook(lambda *called: self._model_called(*called), with_kwargs=True),
+            model.register_forward_hook(lambda *ran: self._model_ran(*ran))]
         if layer is not None: self._hook(head, layer)
         self.context = ExitStack()
         self.context.enter_context(eager()) # a compiled model would pass by unheard
@@ -61,7 +62,18 @@ def find(self: Listener,
 def _model_called(self: Listener, model, args, kwargs):
     if model.training: return
     self.find(lambda m: m(*args, **kwargs))
-    if self.found and kwargs.get('labels') is not None: self.expect(kwargs['labels'])
+    labels = kwargs.get('labels', kwargs.get('label'))
+    if self.found and labels is not None and not self.pending: self.expect(labels)
+
+@patch
+def _model_ran(self: Listener, model, args, out):
+    if self.entered is None: return
+    (head,x,dtype),self.entered = self.entered,None
+    try: logits = logits_of(out)
+    except ValueError: return # it returns something else
+    if logits.shape!=(len(x), len(head.w)): return
+    try: check_logits(head, x, logits.to(dtype), self.found) # which may come in a finer dtype than they were made in
+    except ValueError as e: raise ValueError(f"model: the logits it returned are not those of its layer {self.found!r}. {e}") from e
 
 # %% ../../nbs/watch/listener.ipynb #d11f0d0a
 @patch
@@ -69,8 +81,9 @@ def _head_ran(self: Listener, layer, args, out):
     if layer.training: return
     head = Head.of(layer)
     x = head.features(args[0])
-    if not self.checked: check_logits(head, x, out, self.found)
-    self.checked = True
+    if not self.checked:
+        check_logits(head, x, out, self.found)
+        self.checked,self.entered = True,(head, x, out.dtype)
     self.parts.append(head.score(x, self._labels(len(x))).cpu())
 
 @patch
@@ -93,5 +106,8 @@ def frame(self: Listener):
     if not self.parts: raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself")
     if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")
     frame = Scores.cat(self.parts).to_frame()
-    if self.labels: frame['label'] = torch.cat(self.labels).numpy()
+    if self.labels:
+        labels = torch.cat(self.labels).numpy()
+        if len(labels)!=len(frame): raise ValueError(f"labels: {len(labels)} labels for {len(frame)} samples; expected all or none")
+        frame['label'] = labels
     return frame
