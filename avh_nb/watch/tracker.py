@@ -16,7 +16,8 @@ from ..measure.head import unpack_batch
 from ..measure.model import score_model
 from ..measure.scores import SCORES
 from .listener import Listener
-from .trace import check_same_set, epoch_files, epoch_name, fingerprint, read_trace, report, stack_epochs, trace_means, write_parquet
+from .trace import check_same_set, epoch_files, epoch_name, fingerprint, stack_epochs
+from .trace import read_trace, report, trace_means, write_parquet
 
 # %% ../../nbs/watch/tracker.ipynb #dcc08178
 _all_ = ['read_trace', 'report', 'trace_means', 'write_parquet'] # they belong to a tracker, too
@@ -42,7 +43,8 @@ class Tracker:
     def trace(self): # A pandas table, one row a sample and epoch
         "The trace so far"
         if not self.frames:
-            raise ValueError("trace: no epoch has been tracked yet"+(f", but of the held-out sets {', '.join(self.sets)}" if self.sets else ''))
+            of_sets = f", but of the held-out sets {', '.join(self.sets)}" if self.sets else ''
+            raise ValueError(f"trace: no epoch has been tracked yet{of_sets}")
         return read_trace(self.folder) if self.folder else stack_epochs(self.frames)
     def report(self, criterion=.95, patience=3)->dict:
         "What the trace says about training so far, as `report` does"
@@ -77,7 +79,8 @@ def _open(self: Tracker):
     pd = optional('pandas', 'study'); optional('pyarrow', 'study')
     files,self.run = epoch_files(self.folder),uuid.uuid4().hex
     for f in [*files.values(), *self.folder.glob('*/epoch-*.parquet')]:
-        if not self.resume: raise ValueError(f"folder: {f.parent} holds the trace of a run; give another folder, or resume=True to go on with it")
+        if self.resume: break
+        raise ValueError(f"folder: {f.parent} holds the trace of a run; give another folder, or resume=True to go on with it")
     self.frames = dict.fromkeys(files) # they stay in the folder
     if files:
         self.known = {k: v for k,v in self._note().items() if k!='run'}

@@ -248,7 +248,7 @@ def test_models_are_tracked_as_they_come(wrap, mode):
             with listening.listen(model, labels=samples()[1].numpy()):
                 for x,_ in batches(): model(x)
     for tracker in (tracking, listening):
-        for epoch,trace in tracker.trace().groupby('epoch'):
+        for _,trace in tracker.trace().groupby('epoch'):
             for k in expected: np.testing.assert_allclose(trace[k], expected[k], rtol=1e-5, atol=1e-6)
             assert trace.label.tolist()==samples()[1].tolist()
 
