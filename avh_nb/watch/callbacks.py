@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from ..core import optional
 from ..measure.head import Head, check_logits, unpack_batch
 from .listener import Listener
-from .tracker import RESERVED, Tracker
+from .trace import RESERVED
+from .tracker import Tracker
 
 # %% ../../nbs/watch/callbacks.ipynb #f2adf8ce
 @torch.no_grad()

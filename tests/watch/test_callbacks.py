@@ -8,8 +8,7 @@ from avh_nb.loss.angular import AngularLinear
 from avh_nb.measure.model import score_model
 from avh_nb.train.learner import Learner
 from avh_nb.train.models import small_cnn
-from avh_nb.watch.trace import read_trace, trace_means
-from avh_nb.watch.tracker import Tracker
+from avh_nb.watch.tracker import Tracker, read_trace, trace_means
 
 pytestmark = pytest.mark.filterwarnings('ignore') # those libraries warn of many things
 logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)

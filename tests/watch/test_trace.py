@@ -2,7 +2,8 @@
 import subprocess, sys
 import numpy as np, pandas as pd, pytest
 from avh_nb.measure.scores import score
-from avh_nb.watch.trace import epoch_files, fingerprint, read_trace, report, write_parquet
+from avh_nb.watch.trace import epoch_files, fingerprint, read_trace, write_parquet
+from avh_nb.watch.tracker import report
 
 def scored(n, classes, dims=16, labels=True, dtype='float32'):
     rng = np.random.default_rng(classes)

@@ -4,8 +4,8 @@ import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from avh_nb.measure.model import score_model
-from avh_nb.watch.trace import epoch_name
-from avh_nb.watch.tracker import RESERVED, Tracker, read_trace, report, write_parquet
+from avh_nb.watch.trace import RESERVED, epoch_name
+from avh_nb.watch.tracker import Tracker, read_trace, report, write_parquet
 
 def network(classes=3, seed=0):
     torch.manual_seed(seed)
