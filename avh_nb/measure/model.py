@@ -9,8 +9,10 @@ __all__ = ['run_to_head', 'score_batches', 'score_model']
 import torch, warnings
 from torch import nn
 from tqdm import tqdm
-from ..core import check_on_invalid, report_invalid
-from .head import Head, bare, check_logits, device_of, eager, evaluating, find_head, named_head, unpack_batch
+from ..core import check_on_invalid
+from .batch import check_answer, check_loader, unpack_batch
+from .head import Head, check_logits, find_head, named_head
+from .network import bare, device_of, eager, evaluating, hear, unheard
 from .scores import Scores
 
 # %% ../../nbs/measure/model.ipynb #09088974
@@ -20,57 +22,81 @@ def run_to_head(
     batch, # Anything unpack_batch takes
     layer: nn.Module, # Its head
     name: str, # Of the head, for errors
-    check: bool=False, # Compare what it made with the definition?
+    check: bool=True, # Compare what it made with the definition, and with what the model returns?
 )->tuple: # Head as it was then, features (N, D), labels or None
     "Run a model on a batch in evaluation mode, and catch what enters its head"
     seen = []
     run,y = unpack_batch(batch, device_of(model))
-    handle = layer.register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
+    handle = hear(layer, lambda *passed: seen.append(passed))
     try:
-        with evaluating(model), eager(): run(model)
+        with evaluating(model), eager(): output = run(model)
     finally: handle.remove()
     head = Head.of(layer)
     try: (x,made), = [(head.features(entered), made) for entered,made in seen]
     except ValueError as e:
-        what = f"it ran {len(seen)} times"+(f" on {tuple(seen[-1][0].shape)}" if seen else '')
+        what = f"it ran {len(seen)} times"+(f" on {tuple(seen[-1][0].shape)}" if seen else unheard(model))
         raise ValueError(f"head: {name!r} has to run once a batch on features (N, D); {what}") from e
-    if check: check_logits(head, x, made, name)
+    if check:
+        check_logits(head, x, made, name)
+        check_answer(made, output, name)
     return head,x,y
 
 # %% ../../nbs/measure/model.ipynb #fa448df4
+def _batches(model, loader, head, engine, on_invalid=None):
+    "The head and the scores of each batch; of what is NaN in them nothing is said without `on_invalid`"
+    check_loader(loader)
+    inner,layer,labelled,i = bare(model)[0],None,None,-1
+    if head is not None: layer = named_head(model, head)
+    for i,batch in enumerate(loader):
+        try:
+            if layer is None: head,layer = find_head(model, batch)
+            h,x,y = run_to_head(inner, batch, layer, head)
+            if labelled is None: labelled = y is not None
+            if labelled!=(y is not None): raise ValueError(f"y: expected labels in all batches or in none, here there are {'none' if labelled else 'some'}")
+            s = h.unreported(x, y, engine)
+            if on_invalid: h.report(s, on_invalid)
+        except ValueError as e: raise ValueError(f"batch {i}: {e}") from e
+        yield h,s
+    if i<0: raise ValueError("loader: expected at least one batch, got none")
+
 def score_batches(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
-    loader, # Gives batches: (x, y), x, or dictionaries
+    loader, # Gives batches: (x, y), x, or dictionaries, as unpack_batch takes them
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 ):
     "Yield the `Scores` of each batch, on the model's device; errors name the batch"
     check_on_invalid(on_invalid)
-    inner,layer,i = bare(model)[0],None,-1
-    if head is not None: layer = named_head(model, head)
-    for i,batch in enumerate(loader):
-        if layer is None: head,layer = find_head(model, batch)
-        h,x,y = run_to_head(inner, batch, layer, head, check=i==0)
-        try: s = h.score(x, y, on_invalid, engine)
-        except ValueError as e: raise ValueError(f"batch {i}: {e}") from e
-        yield s
-    if i<0: raise ValueError("loader: expected at least one batch, got none")
+    for _,s in _batches(model, loader, head, engine, on_invalid): yield s
 
 # %% ../../nbs/measure/model.ipynb #32acdf51
+def _hand_over(error, parts):
+    "Put the scores so far into an exception, and have it say so"
+    if not parts: return
+    error.scores = Scores.cat(parts)
+    note = f"the scores of the {len(error.scores)} samples before it are in `scores` of this exception (sys.last_value.scores in a session)"
+    if hasattr(error, 'add_note'): error.add_note(note)
+    else: warnings.warn(note, stacklevel=3) # before Python 3.11
+
 def score_model(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
-    loader, # Gives batches: (x, y), x, or dictionaries; without labels the scores speak of the predicted class
+    loader, # Gives batches: (x, y), x, or dictionaries, as unpack_batch takes them; without labels the scores speak of the predicted class
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     progress: bool=True, # Show a progress bar?
     engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->Scores: # One row a sample in the order of the loader, on the CPU
-    "Every score of every sample of a loader; the model is run in evaluation mode and left in the mode it was in"
-    parts = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*rows of x are zero or not finite') # said once, below
-        for s in score_batches(model, tqdm(loader, disable=not progress, unit='batch'), head, on_invalid, engine): parts.append(s.cpu())
+    """Every score of every sample of a loader; the model is run in evaluation mode, and its mode and buffers are left as they were
+
+    An exception on the way has the scores so far as `scores`."""
+    check_on_invalid(on_invalid); check_loader(loader)
+    parts,early = [],on_invalid if on_invalid=='raise' else None
+    try:
+        for h,s in _batches(model, tqdm(loader, disable=not progress, unit='batch'), head, engine, early): parts.append(s.cpu())
+    except BaseException as e:
+        _hand_over(e, parts)
+        raise
     res = Scores.cat(parts)
-    report_invalid(res.angle.isnan(), on_invalid)
+    h.report(res)
     return res

@@ -1,5 +1,5 @@
 "Real classifiers of three libraries, with random weights and no network."
-import copy
+import copy, re
 import pytest, torch, torch.nn.functional as F
 from torch import nn
 import avh_nb as av
@@ -135,7 +135,7 @@ def test_an_angular_head(learn_scale):
     features = model.eval()[0](x).detach()
     torch.testing.assert_close(head.logits(features), model[1](features).detach(), rtol=1e-5, atol=1e-5)
 
-@pytest.mark.parametrize('how', ['wrapped', 'in place', 'a part'])
+@pytest.mark.parametrize('how', ['wrapped', 'in place', 'a part', 'its body', 'dynamic'])
 @pytest.mark.parametrize('called_before', [False, True])
 def test_a_compiled_model(how, called_before):
     "Hooks put on after the first call have to fire"
@@ -143,13 +143,15 @@ def test_a_compiled_model(how, called_before):
     plain = network().eval()
     model = copy.deepcopy(plain)
     if how=='wrapped': model = torch.compile(model, backend='eager')
+    elif how=='dynamic': model = torch.compile(model, backend='eager', dynamic=True)
     elif how=='in place': model.compile(backend='eager')
+    elif how=='its body': model[0] = torch.compile(model[0], backend='eager')
     else: model = nn.Sequential(torch.compile(model, backend='eager'))
     if called_before:
         with torch.no_grad(): model(x)
     s = scores(model)
     assert_scores_are_those_of(plain, s)
-    names = dict(wrapped=('_orig_mod.1', '1'), part=('0._orig_mod.1',)).get(how.split()[-1], ('1',))
+    names = dict(wrapped=('_orig_mod.1', '1'), dynamic=('_orig_mod.1', '1'), part=('0._orig_mod.1', '0.1')).get(how.split()[-1], ('1',))
     assert find_head(model, x)[0]==names[0]
     for name in names: assert torch.equal(scores(model, head=name).avh, s.avh)
     torch.testing.assert_close(heard(model).avh, s.avh)
@@ -165,6 +167,19 @@ def test_compiled_models_run_compiled_again_afterwards():
     before = len(calls)
     with torch.no_grad(): model(x)
     assert len(calls)>before
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='nothing to take away')
+def test_before_set_stance_a_compiled_part_is_named(monkeypatch):
+    "PyTorch before 2.6: the network within is run, and a part that hooks can't hear is named"
+    monkeypatch.delattr(torch.compiler, 'set_stance', raising=False)
+    torch.compiler.reset()
+    plain = network().eval()
+    model = torch.compile(copy.deepcopy(plain), backend='eager')
+    part = nn.Sequential(torch.compile(copy.deepcopy(plain), backend='eager'))
+    with torch.no_grad(): model(x); part(x)
+    assert_scores_are_those_of(plain, scores(model))
+    for head in (None, '0.1'):
+        with pytest.raises(ValueError, match=r"(no layer of it ran|it ran 0 times) \(0 is compiled, and before PyTorch 2.6 hooks do not fire"): score_model(part, [x], head=head, progress=False)
 
 def test_data_parallel():
     plain = network()
@@ -204,6 +219,38 @@ def test_a_weight_that_hooks_make_is_never_an_old_one(norm):
     features = torch.randn(3, 5)
     torch.testing.assert_close(F.linear(features, got, layer.bias), layer.eval()(features))
 
+class Notes(nn.Module):
+    "Buffers that change in any mode: in place, by another tensor, and a cache that grows"
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('calls', torch.tensor(0)); self.register_buffer('mean', torch.zeros(5)); self.register_buffer('cache', torch.zeros(1))
+        self.cached = 1
+    def forward(self, x):
+        self.calls += 1
+        self.mean = .9*self.mean+.1*x.mean(0)
+        if len(x)>self.cached: self.cache,self.cached = torch.zeros(len(x)),len(x)
+        assert len(self.cache)>=len(x)
+        return x
+
+@pytest.mark.parametrize('inference', [False, True])
+def test_buffers_are_left_as_they_were(inference):
+    torch.manual_seed(0)
+    model = network(nn.Sequential(nn.BatchNorm1d(5), Notes(), nn.Linear(5, 4)))
+    model(x) # in training mode
+    before = state(model)
+    with torch.inference_mode(inference): s = scores(model)
+    assert len(s)==12 and all(m.training for m in model.modules())
+    after = state(model)
+    for k,v in before.items(): assert torch.equal(v, after[k]), k
+
+def test_a_loss_may_be_waiting_for_its_gradient():
+    "What autograd has kept for it is not touched"
+    model = network(nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4))).eval()
+    loss = model(x).sum()
+    scores(model)
+    loss.backward()
+    assert model[0][0].weight.grad.any()
+
 class DropWeights(nn.Module):
     def forward(self, w): return F.dropout(w, .5, self.training)
 
@@ -217,21 +264,108 @@ def test_class_vectors_are_read_in_evaluation_mode():
 class Cosines(nn.Linear):
     def forward(self, x): return 16*F.linear(F.normalize(x), F.normalize(self.weight))
 
-@pytest.mark.parametrize('given', [None, '1'])
-def test_a_layer_that_only_is_called_linear_is_refused(given):
-    model = network(Cosines(5, 4, bias=False))
-    with pytest.raises(ValueError, match="head: '1' made the logit .* where x·w"): scores(model, head=given)
+class Masked(nn.Linear):
+    "Leaves a class out"
+    def forward(self, x): return super().forward(x).index_fill(1, torch.tensor([2]), -torch.inf)
+
+def hooked(change):
+    layer = nn.Linear(5, 4)
+    layer.register_forward_hook(lambda m, args, out: change(out))
+    return layer
+
+def turned_angular():
+    layer = AngularLinear(5, 4)
+    layer.register_forward_hook(lambda m, args, out: out/1.01)
+    return layer
+
+NOT_LINEAR = {'cosines': lambda: Cosines(5, 4, bias=False), 'a class masked': lambda: Masked(5, 4), 'temperature': lambda: hooked(lambda z: z/1.01),
+    'another bias': lambda: hooked(lambda z: z+1e-4), 'temperature of an angular head': turned_angular}
 
 @pytest.mark.parametrize('given', [None, '1'])
-def test_a_temperature_by_a_hook_is_refused(given):
-    model = network()
-    model[1].register_forward_hook(lambda m, args, out: out/1.5)
-    with pytest.raises(ValueError, match="head: '1' made the logit"): scores(model, head=given)
+@pytest.mark.parametrize('case', NOT_LINEAR)
+def test_a_layer_that_only_is_called_linear_is_refused(case, given):
+    "By name, with the largest miss and what would work"
+    model = network(NOT_LINEAR[case]()).eval()
+    with torch.no_grad(): miss = (model(x[:8])-Head.of(model[1]).logits(model[0](x[:8]))).abs().max().item()
+    with pytest.raises(ValueError, match=r"head: '1' made the logit .* where (x·w \+ bias|s\(π − A\)) is .* What works: avh_nb.score") as e: scores(model, head=given)
+    assert float(re.search(r'the largest miss, (\S+?)\. ', str(e.value))[1])==pytest.approx(miss, rel=.1)
 
-def test_half_precision_and_dead_samples_pass_the_comparison():
-    model = network()
-    with torch.autocast('cpu', torch.bfloat16): s = scores(model)
+class Adapted(nn.Module):
+    "A layer with a small one beside it, as LoRA has it, which starts with zeros"
+    def __init__(self, b):
+        super().__init__()
+        self.base_layer,self.a,self.b = nn.Linear(5, 4),nn.Linear(5, 2, bias=False),nn.Linear(2, 4, bias=False)
+        with torch.no_grad(): self.b.weight.copy_(b*torch.randn(4, 2))
+    def forward(self, x): return self.base_layer(x)+self.b(self.a(x))
+
+class Mean(nn.Module):
+    "Two heads, as DeiT has them"
+    def __init__(self): super().__init__(); self.base_layer,self.other = nn.Linear(5, 4),nn.Linear(5, 4)
+    def forward(self, x): return (self.base_layer(x)+self.other(x))/2
+
+class Tempered(nn.Module):
+    def __init__(self): super().__init__(); self.base_layer = nn.Linear(5, 4)
+    def forward(self, x): return self.base_layer(x)/1.01
+
+@pytest.mark.parametrize('given', [None, '1.base_layer'])
+@pytest.mark.parametrize('head', [lambda: Adapted(1e-5), Mean, Tempered], ids=['adapter', 'two heads', 'temperature'])
+def test_a_layer_that_something_comes_after_is_refused(head, given):
+    model = network(head())
+    with pytest.raises(ValueError, match=r"(nearest, '1\.base_layer', misses them by|'1\.base_layer' does not make the logits: .* differs from it by) up to .* What works"):
+        scores(model, head=given)
+
+def test_an_adapter_of_zeros_changes_nothing():
+    assert_scores_are_those_of(model := network(Adapted(0.)), scores(model))
+
+@pytest.mark.parametrize('last', [nn.Softmax(1), nn.LogSoftmax(1)], ids=['softmax', 'log-softmax'])
+def test_probabilities_are_scored_where_the_head_is_named(last):
+    "Their softmax is that of the scores; without the name they would be taken for logits"
+    plain = network()
+    model = nn.Sequential(plain, last)
+    assert_scores_are_those_of(plain, scores(model, head='0.1'))
+    with pytest.raises(ValueError, match="they are a softmax of what '0.1' makes"): scores(model)
+
+class LaterOn(nn.Linear):
+    "Changes what it does after some calls"
+    def __init__(self, calls): super().__init__(5, 4); self.calls = calls
+    def forward(self, x): self.calls -= 1; return super().forward(x)*(1 if self.calls>=0 else 1.01)
+
+@pytest.mark.parametrize('head', [LaterOn, lambda calls: nn.Sequential(nn.Linear(5, 4), Then(calls))], ids=['in it', 'after it'])
+def test_every_batch_is_compared(head):
+    kept = []
+    with pytest.raises(ValueError, match='batch 1: head: '):
+        for s in av.score_batches(network(head(2)), [(x[:8], y[:8]), (x[8:], y[8:])]): kept.append(s) # one call finds the head
+    assert len(kept)==1
+
+class Then(nn.Module):
+    def __init__(self, calls): super().__init__(); self.calls = calls
+    def forward(self, z): self.calls -= 1; return z*(1 if self.calls>=0 else 1.01)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize('head', [nn.Linear, AngularLinear])
+def test_rounding_passes_the_comparison_and_little_more(head, dtype):
+    "With many features, many classes and lengths of all sizes"
+    torch.manual_seed(0)
+    model,features = nn.Sequential(nn.Identity(), head(300, 500)).to(dtype),torch.randn(60, 300).to(dtype)*torch.logspace(-3, 2, 60)[:, None].to(dtype)
+    if head is AngularLinear: features[0] = model[1].weight[0].detach()
+    assert score_model(model, [features], progress=False).avh.isfinite().all()
+    model[1].register_forward_hook(lambda m, args, out: out*1.05)
+    with pytest.raises(ValueError, match="head: '1' made the logit"): score_model(model, [features], progress=False)
+
+@pytest.mark.parametrize('setting', ['autocast', 'medium'])
+def test_settings_in_force_pass_the_comparison(setting):
+    torch.manual_seed(0)
+    model,features = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 500)),torch.randn(60, 64)
+    if setting=='autocast':
+        with torch.autocast('cpu', torch.bfloat16): s = score_model(model, [features], progress=False)
+    else:
+        torch.set_float32_matmul_precision('medium')
+        try: s = score_model(model, [features], progress=False)
+        finally: torch.set_float32_matmul_precision('highest')
     assert s.avh.isfinite().all()
+
+def test_dead_samples_pass_the_comparison():
+    model = network()
     with torch.no_grad():
         for p in model[0].parameters(): p.zero_()
     with pytest.warns(UserWarning, match='12 of 12 rows'): assert scores(model).avh.isnan().all()
@@ -239,3 +373,55 @@ def test_half_precision_and_dead_samples_pass_the_comparison():
 @pytest.mark.parametrize('layer,expected', [(nn.Linear(3, 2), True), (nn.Conv2d(3, 2, 1), True), (nn.Conv2d(3, 2, 1, padding=1), False), (nn.Conv2d(3, 2, 3), False),
     (nn.Conv2d(4, 2, 1, groups=2), False), (AngularLinear(3, 2), True), (nn.ReLU(), False), (None, False)], ids=str)
 def test_what_can_be_a_head(layer, expected): assert is_head(layer)==expected
+
+# Heads of zeros, and of one class
+
+def zeroed(rows, seed=0):
+    model = network(seed=seed)
+    with torch.no_grad(): model[1].weight[rows] = 0
+    return model
+
+@pytest.mark.parametrize('engine', ['torch', 'numba'])
+@pytest.mark.parametrize('rows', [slice(None), 2], ids=['all', 'one'])
+def test_class_vectors_of_zeros_have_no_angles_and_a_softmax(rows, engine):
+    "One warning over the loader, and a training may start so"
+    pytest.importorskip(engine)
+    model = zeroed(rows)
+    with pytest.warns(UserWarning, match=r"(4|1) of 4 class vectors are zero, the first of class (0|2); scores by angle are NaN") as told: s = scores(model, engine=engine)
+    assert len(told)==1
+    with torch.no_grad(): features = model.eval()[0](x); logits = model[1](features)
+    p = logits.double().softmax(1)
+    by_hand = dict(confidence=p.gather(1, y[:, None])[:, 0], entropy=-(p*p.log()).sum(1), norm=features.norm(dim=1), loss=F.cross_entropy(logits, y, reduction='none'))
+    for name,values in by_hand.items(): torch.testing.assert_close(getattr(s, name).double(), values.double(), rtol=1e-5, atol=1e-6, msg=name)
+    assert torch.equal(s.pred, logits.argmax(1)) and s.el2n.isfinite().all() and s.margin.isfinite().all()
+    for name in ('angle', 'avh', 'avc', 'angular_gap'): assert getattr(s, name).isnan().all(), name
+    with pytest.raises(ValueError, match='batch 0: w: .* class vectors are zero'): scores(model, on_invalid='raise')
+
+def test_samples_without_direction_are_told_from_classes_without():
+    model = zeroed(slice(None))
+    with torch.no_grad():
+        for p in model[0].parameters(): p.zero_()
+    with pytest.warns(UserWarning) as told: s = scores(model)
+    assert [re.match(r'12 of 12 rows|4 of 4 class', str(w.message)) is not None for w in told]==[True, True] and s.confidence.isnan().all()
+
+def test_class_vectors_of_zeros_given_by_hand_are_refused():
+    with pytest.raises(ValueError, match=r'row 1 \(class 1\) is zero'): av.score(torch.randn(2, 3), torch.eye(3)*torch.tensor([[1.], [0.], [1.]]))
+
+def test_one_output_is_refused():
+    model = network(nn.Linear(5, 1))
+    with pytest.raises(ValueError, match='head: has one output.* by a sigmoid'): score_model(model, [(x, y.clamp(max=0))], progress=False)
+
+# What is no network
+
+def test_what_hooks_cannot_look_into_is_refused():
+    plain = network().eval()
+    exported = torch.export.export(plain, (x,))
+    for model,kind in ((torch.jit.trace(plain, x), 'TopLevelTracedModule'), (exported, 'ExportedProgram'), (lambda x: x, 'function')):
+        with pytest.raises(ValueError, match=f"model: expected an nn.Module that hooks can look into, got {kind}. What works"): scores(model)
+    with pytest.raises(ValueError, match="model: has no evaluation mode. What works: the network it was made of"): scores(exported.module())
+    with pytest.raises(ValueError, match="on the meta device, and have no values"): scores(network().to('meta'))
+
+def test_a_message_names_few_layers():
+    deep = nn.Sequential(*(nn.Linear(6, 6) for _ in range(27)), nn.Tanh())
+    with pytest.raises(ValueError, match=r"the linear layers, from the last, are 26, 25, 24, 23 and 23 more; the nearest, '26', misses"): scores(deep)
+    with pytest.raises(ValueError, match=r"its linear layers, from the last, are 26, 25, 24, 23 and 23 more$"): scores(deep, head='fc')
