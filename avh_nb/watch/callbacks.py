@@ -10,7 +10,8 @@ import math, torch
 from collections.abc import Mapping
 from contextlib import contextmanager
 from ..core import optional
-from ..measure.head import Head, check_logits, unpack_batch
+from ..measure.batch import unpack_batch
+from ..measure.head import Head, check_logits
 from .listener import Listener
 from .trace import RESERVED
 from .tracker import Tracker

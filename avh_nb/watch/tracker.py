@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fastcore.basics import patch
 from pathlib import Path
 from torch.utils.data import RandomSampler, SubsetRandomSampler
-from ..measure.head import unpack_batch
+from ..measure.batch import check_loader, unpack_batch
 from ..measure.model import score_model
 from ..stats.curves import growth_rate, plateau, stalled
 from .listener import Listener
@@ -82,6 +82,7 @@ def _check_data(self: Tracker):
     if hasattr(self.data, '__next__'): raise ValueError(f"{what} that can be read every epoch, got {type(self.data).__name__}")
     if isinstance(getattr(self.data, 'sampler', None), (RandomSampler, SubsetRandomSampler)):
         raise ValueError(f"{what} in the same order every epoch, got one that shuffles: give it shuffle=False")
+    check_loader(self.data)
 
 # %% ../../nbs/watch/tracker.ipynb #77f360de
 @patch
@@ -109,13 +110,10 @@ def track(self: Tracker,
     def loader():
         for batch in self.data:
             y = unpack_batch(batch)[1]
-            if y is not None: labels.append(torch.as_tensor(y).cpu())
+            if y is not None: labels.append(y.cpu())
             yield batch
     frame = score_model(model, loader(), self.head, progress=False).to_frame()
-    if labels:
-        labels = torch.cat(labels).numpy()
-        if len(labels)!=len(frame): raise ValueError(f"data: {len(labels)} labels for {len(frame)} samples; expected all or none")
-        frame['label'] = labels
+    if labels: frame['label'] = torch.cat(labels).numpy()
     self.keep(frame, epoch, **logged)
 
 @patch
