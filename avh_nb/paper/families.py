@@ -105,8 +105,8 @@ def train_and_trace(
     model = FAMILIES[config['arch']](len(train.classes), config['bias'], config['signed'])
     learner = Learner(model, train, config['epochs'], LR[config['arch']], config.get('schedule', 'cycle'),
         label_smoothing=config['label_smoothing'], augment=mirror if config['augment']=='mirror' else None, seed=seed,
-        callbacks=[learner_callback(Tracker(folder=folder/'trace'), test, centred_scores)], checkpoint=folder/'checkpoint.safetensors',
-        mixed_precision='bf16', device=device, **kwargs).fit()
+        callbacks=[learner_callback(Tracker(folder=folder/'trace', resume=True), test, centred_scores)],
+        checkpoint=folder/'checkpoint.safetensors', mixed_precision='bf16', device=device, **kwargs).fit()
     return learner,read_trace(folder/'trace'),hsf
 
 # %% ../../nbs/paper/families.ipynb #2511f94a

@@ -9,7 +9,9 @@ __all__ = ['Listener']
 import torch
 from contextlib import ExitStack
 from fastcore.basics import patch
-from ..measure.head import Head, check_logits, eager, find_head, named_head
+from ..measure.batch import LABELS, check_answer
+from ..measure.head import Head, check_logits, find_head, named_head
+from ..measure.network import eager, hear, unheard
 from ..measure.scores import Scores
 
 # %% ../../nbs/watch/listener.ipynb #a6a0489f
@@ -22,11 +24,12 @@ class Listener:
         head: str=None, # Name of that layer; None finds it when the model is first called
         labels=None, # (N,) of all samples in the order in which they will come; None: announced batch by batch, or none at all
     ):
-        self.model,self.found,self.checked = model,None,False
+        self.model,self.found,self.checked,self.made = model,None,False,[]
         self.clear()
         if labels is not None: self.expect(labels)
         layer = named_head(model, head) if head else None
-        self.handles = [model.register_forward_pre_hook(lambda *called: self._model_called(*called), with_kwargs=True)]
+        self.handles = [model.register_forward_pre_hook(lambda *called: self._model_called(*called), with_kwargs=True),
+            model.register_forward_hook(lambda *ran: self._model_ran(*ran))]
         if layer is not None: self._hook(head, layer)
         self.context = ExitStack()
         self.context.enter_context(eager()) # a compiled model would pass by unheard
@@ -46,7 +49,7 @@ class Listener:
 @patch
 def _hook(self: Listener, name, layer):
     self.found = name
-    self.handles.append(layer.register_forward_hook(lambda *ran: self._head_ran(*ran)))
+    self.handles.append(hear(layer, lambda entered, out: self._head_ran(layer, entered, out)))
 
 @patch
 def find(self: Listener,
@@ -61,16 +64,21 @@ def find(self: Listener,
 def _model_called(self: Listener, model, args, kwargs):
     if model.training: return
     self.find(lambda m: m(*args, **kwargs))
-    if self.found and kwargs.get('labels') is not None: self.expect(kwargs['labels'])
+    labels,self.made = next((kwargs[k] for k in LABELS if kwargs.get(k) is not None), None),[]
+    if self.found and labels is not None and not self.pending: self.expect(labels)
+
+@patch
+def _model_ran(self: Listener, model, args, output):
+    if self.made: check_answer(self.made.pop(), output, self.found)
 
 # %% ../../nbs/watch/listener.ipynb #d11f0d0a
 @patch
-def _head_ran(self: Listener, layer, args, out):
+def _head_ran(self: Listener, layer, entered, out):
     if layer.training: return
     head = Head.of(layer)
-    x = head.features(args[0])
+    x = head.features(entered)
     if not self.checked: check_logits(head, x, out, self.found)
-    self.checked = True
+    self.checked,self.made = True,[out.detach()] # to be held against what the model returns
     self.parts.append(head.score(x, self._labels(len(x))).cpu())
 
 @patch
@@ -90,8 +98,12 @@ def _labels(self: Listener, n):
 @patch
 def frame(self: Listener):
     "The scores so far, one row a sample, with `label` where labels are known"
-    if not self.parts: raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself")
+    if not self.parts:
+        raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself"+unheard(self.model))
     if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")
     frame = Scores.cat(self.parts).to_frame()
-    if self.labels: frame['label'] = torch.cat(self.labels).numpy()
+    if self.labels:
+        labels = torch.cat(self.labels).numpy()
+        if len(labels)!=len(frame): raise ValueError(f"labels: {len(labels)} for {len(frame)} samples; expected all or none")
+        frame['label'] = labels
     return frame

@@ -21,7 +21,7 @@ class Slow:
 torch.set_num_threads(1)
 train, test = digits().split(.8)
 torch.manual_seed(0)
-Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[learner_callback(Tracker(folder=folder+'/trace'), test), Slow()],
+Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[learner_callback(Tracker(folder=folder+'/trace', resume=True), test), Slow()],
     checkpoint=folder+'/run.safetensors', progress=False).fit()
 '''
 
@@ -68,7 +68,7 @@ def test_sigkill_in_mid_epoch_keeps_the_trace_of_the_finished_ones(tmp_path):
     p.send_signal(signal.SIGKILL); p.wait()
     trace = read_trace(tmp_path)
     assert trace.groupby('epoch').size().to_dict()=={1: 359, 2: 359, 3: 359}
-    assert trace.avh.notna().all() and Tracker(folder=tmp_path).report()['epochs']==3
+    assert trace.avh.notna().all() and Tracker(folder=tmp_path, resume=True).report()['epochs']==3
 
 STUDY = '''
 import sys, time

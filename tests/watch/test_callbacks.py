@@ -8,7 +8,7 @@ from avh_nb.loss.angular import AngularLinear
 from avh_nb.measure.model import score_model
 from avh_nb.train.learner import Learner
 from avh_nb.train.models import small_cnn
-from avh_nb.watch.tracker import Tracker, trace_means
+from avh_nb.watch.tracker import Tracker, read_trace, trace_means
 
 pytestmark = pytest.mark.filterwarnings('ignore') # those libraries warn of many things
 logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
@@ -38,8 +38,10 @@ def module(call='itself'):
 
 def fit(module, tracker, data, epochs=2, **kwargs):
     import lightning.pytorch as pl
-    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', callbacks=[lightning_callback(tracker)], logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **kwargs)
-    trainer.fit(module, *data[:2])
+    ckpt,kwargs = kwargs.pop('ckpt_path', None),{'enable_checkpointing': False, **kwargs}
+    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', callbacks=[lightning_callback(tracker)], logger=False, enable_progress_bar=False, enable_model_summary=False, **kwargs)
+    trainer.fit(module, *data[:2], ckpt_path=ckpt)
+    return trainer
 
 @pytest.mark.parametrize('call', ['itself', 'a part'])
 def test_lightning(data, tmp_path, call):
@@ -51,22 +53,66 @@ def test_lightning(data, tmp_path, call):
     assert not m._forward_pre_hooks and not m.net.head._forward_pre_hooks
 
 def test_lightning_goes_on(data, tmp_path):
-    "A second trainer, as after a kill, adds to the trace"
-    m = module()
-    fit(m, Tracker(folder=tmp_path), data, 1)
-    fit(m, tracker := Tracker(folder=tmp_path, head='net.head'), data, 2)
-    assert tracker.epochs()==[1, 2] and len(tracker.trace())==2*len(data[2])
+    "A second trainer, as after a kill, goes on with the trace where it is told to"
+    folder,kwargs = tmp_path/'trace',dict(enable_checkpointing=True, default_root_dir=tmp_path)
+    trainer = fit(m := module(), Tracker(folder=folder), data, 2, **kwargs)
+    with pytest.raises(ValueError, match='holds the trace of a run; give another folder, or resume=True'): Tracker(folder=folder)
+    first = Tracker(folder=folder, resume=True)
+    before = first.trace()
+    trainer.save_checkpoint(tmp_path/'last.ckpt')
+    fit(m := module(), first, data, 3, ckpt_path=tmp_path/'last.ckpt', **kwargs)
+    assert first.epochs()==[1, 2, 3] and first.trace().query('epoch<3').equals(before)
+    assert_last_epoch_is(first, m, data[1], data[2].y)
+    with pytest.warns(UserWarning, match='epoch 1: .*epochs 2 to 3 are dropped'): fit(module(), again := Tracker(folder=folder, resume=True), data, 1)
+    assert again.epochs()==[1] # from the beginning
+
+@pytest.mark.parametrize('kwargs', [dict(val_check_interval=.5), dict(val_check_interval=.4), dict(check_val_every_n_epoch=2), dict(limit_val_batches=2), dict(precision='bf16-mixed'),
+    dict(num_sanity_val_steps=0), dict(check_val_every_n_epoch=None, val_check_interval=9)], ids=str)
+def test_lightning_validates_as_it_is_told(data, kwargs):
+    "One row of scores an epoch, that of its last validation"
+    tracker = Tracker()
+    fit(module(), tracker, data, 2, **kwargs)
+    assert tracker.epochs()==([2] if kwargs.get('check_val_every_n_epoch')==2 else [1, 2])
+    assert (tracker.trace().groupby('epoch').size()==(256 if 'limit_val_batches' in kwargs else len(data[2]))).all()
+    assert tracker.trace().train_loss.notna().all()
+
+def test_lightning_keeps_what_belongs_to_the_training(data):
+    tracker = Tracker()
+    trainer = fit(m := module(), tracker, data, 1)
+    trainer.validate(m, data[0], verbose=False)
+    assert tracker.epochs()==[1] and not m._forward_pre_hooks
+    assert_last_epoch_is(tracker, m, data[1], data[2].y)
+
+@pytest.mark.parametrize('named', [False, True])
+def test_lightning_with_several_sets(data, tmp_path, named):
+    m,tracker,(train,test,images) = module(),Tracker(folder=tmp_path),data
+    m.validation_step = lambda batch, i, dataloader_idx=0: m(batch[0])
+    few = torch.utils.data.DataLoader(torch.utils.data.Subset(test.dataset, range(50)), batch_size=20)
+    fit(m, tracker, (train, dict(few=few, all=test) if named else [few, test]), 2)
+    for name,loader,y in (('few' if named else '0', few, images.y[:50]), ('all' if named else '1', test, images.y)):
+        assert tracker.of(name).epochs()==[1, 2] and read_trace(tmp_path/name).equals(tracker.sets[name].trace())
+        assert_last_epoch_is(tracker.sets[name], m, loader, y)
+    assert tracker.epochs()==[]
+
+def vision():
+    from transformers import ViTConfig, ViTForImageClassification
+    torch.manual_seed(0)
+    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, num_labels=10))
+
+def rows(d, n=None): return [dict(pixel_values=(x/255).float(), labels=y) for x,y in zip(d.x[:n], d.y[:n])]
+
+def trainer_of(model, tmp_path, callbacks=(), n=None, sets=None, kind=None, loss=None, **kwargs):
+    "A Trainer of two epochs on digits"
+    import transformers
+    train,test = digits().split(.8)
+    kwargs = dict(num_train_epochs=2, per_device_train_batch_size=128, per_device_eval_batch_size=100, eval_strategy='epoch', logging_strategy='epoch', save_strategy='no',
+        report_to=[], use_cpu=True, disable_tqdm=True, seed=0) | kwargs
+    return (kind or transformers.Trainer)(model, transformers.TrainingArguments(str(tmp_path/'out'), **kwargs), train_dataset=rows(train, n), eval_dataset=sets or rows(test, n),
+        callbacks=list(callbacks), compute_loss_func=loss)
 
 def test_transformers(data, tmp_path):
-    from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
-    torch.manual_seed(0)
-    vit = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, num_labels=10))
-    train,test = digits().split(.8)
-    def rows(d): return [dict(pixel_values=(x/255).float(), labels=y) for x,y in zip(d.x, d.y)]
-    args = TrainingArguments(str(tmp_path/'out'), num_train_epochs=2, per_device_train_batch_size=128, per_device_eval_batch_size=100, eval_strategy='epoch', logging_strategy='epoch',
-        save_strategy='no', report_to=[], use_cpu=True, disable_tqdm=True, seed=0)
-    tracker = Tracker(folder=tmp_path/'trace')
-    Trainer(vit, args, train_dataset=rows(train), eval_dataset=rows(test), callbacks=[transformers_callback(tracker)]).train()
+    vit,tracker,test = vision(),Tracker(folder=tmp_path/'trace'),data[2]
+    trainer_of(vit, tmp_path, [transformers_callback(tracker)]).train()
     assert tracker.epochs()==[1, 2] and tracker.head=='classifier'
     batches = [dict(pixel_values=(test.x[i]/255).float(), labels=test.y[i]) for i in torch.arange(len(test)).split(100)]
     assert_last_epoch_is(tracker, vit, batches, test.y)
@@ -120,17 +166,110 @@ def test_a_tracker_is_told_what_it_cannot_track():
 
 def test_transformers_trains_without_a_listener(data, tmp_path):
     "Hooks are on the model while it is evaluated, and only then"
-    from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
-    torch.manual_seed(0)
-    vit = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, num_labels=10))
-    train,test = digits().split(.8)
-    def rows(d): return [dict(pixel_values=(x/255).float(), labels=y) for x,y in zip(d.x[:200], d.y[:200])]
+    from transformers import TrainerCallback
     class Look(TrainerCallback):
         training,evaluating = [],[]
         def on_step_end(self, *args, model=None, **kwargs): self.training.append(len(model._forward_pre_hooks))
         def on_prediction_step(self, *args, model=None, **kwargs): self.evaluating.append(len(model._forward_pre_hooks))
-    args = TrainingArguments(str(tmp_path/'out'), num_train_epochs=2, per_device_train_batch_size=100, eval_strategy='epoch', eval_on_start=True, save_strategy='no', report_to=[],
-        use_cpu=True, disable_tqdm=True, seed=0)
     tracker = Tracker()
-    Trainer(vit, args, train_dataset=rows(train), eval_dataset=rows(test), callbacks=[transformers_callback(tracker), Look()]).train()
+    trainer_of(vision(), tmp_path, [transformers_callback(tracker), Look()], 200, eval_on_start=True).train()
     assert tracker.epochs()==[0, 1, 2] and set(Look.training)=={0} and set(Look.evaluating)=={1}
+
+def smoothed(tmp_path, **kwargs): return trainer_of(vision(), tmp_path, n=200, label_smoothing_factor=.1, **kwargs)
+def with_a_loss(tmp_path, **kwargs):
+    return trainer_of(vision(), tmp_path, n=200, loss=lambda out, y, num_items_in_batch=None: torch.nn.functional.cross_entropy(out.logits, y), **kwargs)
+def of_a_class(tmp_path, **kwargs):
+    from transformers import Trainer
+    class Own(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            y = inputs.pop('labels')
+            out = model(**inputs)
+            loss = torch.nn.functional.cross_entropy(out.logits, y)
+            return (loss, out) if return_outputs else loss
+    return trainer_of(vision(), tmp_path, n=200, kind=Own, **kwargs)
+
+@pytest.mark.parametrize('make', [smoothed, with_a_loss, of_a_class])
+def test_labels_that_a_trainer_keeps_from_the_model(data, tmp_path, make):
+    "They are asked for, and found where the callback knows the trainer"
+    tracker = Tracker(folder=tmp_path/'refused')
+    trainer = make(tmp_path, callbacks=[transformers_callback(tracker)])
+    with pytest.raises(ValueError, match='labels: the Trainer keeps them from the model; trainer.add_callback'): trainer.train()
+    assert tracker.epochs()==[] and not trainer.model._forward_pre_hooks
+    tracker,trainer = Tracker(folder=tmp_path/'found'),make(tmp_path)
+    trainer.add_callback(transformers_callback(tracker, trainer))
+    trainer.train()
+    test = data[2]
+    assert_last_epoch_is(tracker, trainer.model, [dict(pixel_values=(test.x[:200]/255).float(), labels=test.y[:200])], test.y[:200])
+    assert tracker.epochs()==[1, 2] and trainer.prediction_step.__func__ is type(trainer).prediction_step
+
+def test_transformers_with_several_sets(data, tmp_path):
+    test,vit,tracker = data[2],vision(),Tracker(folder=tmp_path/'trace')
+    sets = dict(a=rows(test, 30), a_long_runtime=rows(test, 50))
+    trainer = trainer_of(vit, tmp_path, [transformers_callback(tracker)], 200, sets, eval_on_start=True)
+    trainer.train()
+    assert tracker.epochs()==[] and list(tracker.sets)==list(sets) and not vit._forward_pre_hooks
+    for name,n in (('a', 30), ('a_long_runtime', 50)):
+        assert tracker.sets[name].epochs()==[0, 1, 2]
+        assert_last_epoch_is(tracker.sets[name], vit, [dict(pixel_values=(test.x[:n]/255).float(), labels=test.y[:n])], test.y[:n])
+    with pytest.raises(ValueError, match='holds the trace of a run'): Tracker(folder=tmp_path/'trace')
+
+def test_transformers_keeps_what_belongs_to_the_training(data, tmp_path):
+    "Not what is evaluated under another name meanwhile, nor afterwards"
+    from transformers import TrainerCallback
+    class TooMuch(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            trainer.evaluate(rows(data[2], 10), metric_key_prefix='other')
+            control.should_evaluate = True # which that evaluation took back
+    tracker = Tracker()
+    trainer = trainer_of(vision(), tmp_path, [transformers_callback(tracker), TooMuch()], 200)
+    trainer.train()
+    trainer.evaluate(rows(data[2], 10))
+    assert tracker.epochs()==[1, 2] and tracker.trace().groupby('epoch').size().tolist()==[200, 200]
+
+def test_transformers_goes_on(data, tmp_path):
+    folder = tmp_path/'trace'
+    trainer_of(vision(), tmp_path, [transformers_callback(Tracker(folder=folder))], 200, save_strategy='epoch').train()
+    tracker = Tracker(folder=folder, resume=True)
+    before = tracker.trace()
+    trainer = trainer_of(vision(), tmp_path, [transformers_callback(tracker)], 200, save_strategy='epoch', num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert tracker.epochs()==[1, 2, 3] and tracker.trace().query('epoch<3').equals(before)
+
+class Cosine(torch.nn.Linear):
+    def forward(self, x): return 16*torch.nn.functional.linear(torch.nn.functional.normalize(x), torch.nn.functional.normalize(self.weight))
+
+def test_a_learner_is_held_to_its_head(data):
+    net = small_cnn()
+    net.head = Cosine(net.head.in_features, 10, bias=False)
+    train,test = digits().split(.8)
+    with pytest.raises(ValueError, match="head: 'head' made the logit"): Learner(net, train, epochs=1, callbacks=[learner_callback(Tracker(), test)], progress=False).fit()
+
+def test_further_columns_do_not_take_the_names_of_scores(data):
+    train,test = digits().split(.8)
+    tracker = Tracker()
+    callback = learner_callback(tracker, test, lambda x, w, y, b: dict(margin=x.amax(1)))
+    with pytest.raises(ValueError, match="extra: the scores have a column 'margin' of their own"): Learner(small_cnn(), train, epochs=1, callbacks=[callback], progress=False).fit()
+    assert tracker.epochs()==[]
+
+@pytest.mark.parametrize('lost', [[], ['run.safetensors']], ids=['checkpoint', 'no checkpoint'])
+def test_a_learner_goes_on(tmp_path, lost):
+    "With the trace, from its checkpoint, or from the beginning where a kill left none"
+    train,test = digits().split(.8)
+    class Killed(Exception): pass
+    class Kill:
+        def after_epoch(self, learner):
+            if learner.epoch==2: raise Killed # the trace has the epoch, the checkpoint has not
+    def learner(folder, resume, *more):
+        torch.manual_seed(0)
+        tracker = Tracker(folder=folder/'trace', resume=resume)
+        return tracker,Learner(small_cnn(), train, epochs=3, batch_size=256, callbacks=[learner_callback(tracker, test), *more], checkpoint=folder/'run.safetensors', progress=False)
+    whole,l = learner(tmp_path/'whole', False)
+    l.fit()
+    with pytest.raises(Killed): learner(tmp_path/'broken', False, Kill())[1].fit()
+    for f in lost: (tmp_path/'broken'/f).unlink()
+    with pytest.raises(ValueError, match='holds the trace of a run'): learner(tmp_path/'broken', False)
+    broken,l = learner(tmp_path/'broken', True)
+    if lost:
+        with pytest.warns(UserWarning, match='epochs 1 to 2 are dropped'): l.fit()
+    else: l.fit()
+    assert broken.epochs()==[0, 1, 2, 3] and broken.trace().equals(whole.trace())
