@@ -44,7 +44,7 @@ class Source:
     sha256: str='' # Of the file; where empty, the digest that the hub publishes is checked
 
 def _parquet(name, repo, folder, *splits):
-    "Files of a data set on the hub, one a split"
+    "Files of a data set on the hub, one per split"
     return [Source(f'{name}/{s}-00000-of-00001.parquet', repo, f'{folder}/{s}-00000-of-00001.parquet') for s in splits]
 
 SOURCES = {
@@ -143,7 +143,7 @@ def cifar10h()->np.ndarray:
     try: counts = np.load(path, allow_pickle=False)
     except Exception as e: raise ValueError(f"{path}: not a whole NumPy file ({e}); download it again") from e
     if counts.shape!=(10000, 10): raise ValueError(f"{path}: expected votes of shape (10000, 10), got {counts.shape}")
-    off = ~((counts>=0) & (counts==np.round(counts))).all(1) if counts.dtype.kind in 'iuf' else np.ones(len(counts), bool)
+    off = ~(np.isfinite(counts) & (counts>=0) & (counts==np.round(counts))).all(1) if counts.dtype.kind in 'iuf' else np.ones(len(counts), bool)
     if off.any(): raise ValueError(f"{path}: expected whole numbers of votes from 0, got {counts[off.argmax()]} for image {off.argmax()}")
     return counts.astype(np.int64)
 

@@ -61,7 +61,7 @@ class Learner(Training):
 
     def _check(self, model, train):
         "Raise `ValueError` unless every image has a label that the head knows"
-        n = len(getattr(model.head, 'weight', train.classes)) # a head of another kind is taken at its word
+        n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
         off = ((train.y<0) | (train.y>=n)).nonzero()
         if len(off):
             raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[off[0]].item()} for image {off[0].item()}")

@@ -66,7 +66,7 @@ def thresholds(
     portion: float,
     class_balance: bool,
 )->torch.Tensor: # (K,)
-    "One threshold a class, or the same for all"
+    "One threshold per class, or the same for all"
     n_classes,of_predicted = values.shape[1],values.gather(1, predicted[:, None])[:, 0]
     if class_balance: return class_thresholds(of_predicted, predicted, portion, n_classes)
     return class_thresholds(of_predicted, torch.zeros_like(predicted), portion, 1).expand(n_classes)
@@ -84,7 +84,7 @@ def pseudo_labels(
     gate: torch.Tensor=None, # (N, K) select by this and not by probs, such as AVC; the label stays that of probs
     method: str='cbst', # One of METHODS; with lrent soft labels, else hard ones (the others differ in the loss alone)
     alpha: float=.25, # Softness of the labels of LRENT, above 0
-    class_balance: bool=True, # One threshold a class? Else one for all
+    class_balance: bool=True, # One threshold per class? Else one for all
 )->torch.Tensor: # (N, K) labels, one-hot or soft, and rows of zeros for what is not selected
     """Labels where they can be trusted most (CBST: Zou et al. 2018; CRST: Zou et al. 2019; gate: the AVH paper's improved selection).
     `ValueError` on bad shapes, rows that do not sum to 1, NaN"""
@@ -170,11 +170,11 @@ class Audit:
             means = {k: v[here].double().mean().item() if here.any() else None for k,v in values.items()}
             self.rows.append(dict(round=round, name=name, **counts, **means))
 
-    def frame(self): # pandas, one row a round and class
+    def frame(self): # pandas, one row per round and class
         "The audit as a table, with precision and recall; needs the extra `study`"
         return self._shares(optional('pandas', 'study').DataFrame(self.rows))
 
-    def rounds(self): # pandas, one row a round
+    def rounds(self): # pandas, one row per round
         "Counts, precision and recall of all classes together"
         return self._shares(self.frame().groupby('round')[['selected', 'known', 'right', 'of_class']].sum())
 
