@@ -25,7 +25,8 @@ def check_known(
     y = y.long()
     off = ((y<-1) | (y>=n_classes)).nonzero()
     if len(off):
-        raise ValueError(f"y: expected labels from 0 to {n_classes-1}, or -1 for unknown, got {y[off[0]].item()} for sample {off[0].item()}")
+        i = off[0].item()
+        raise ValueError(f"y: expected labels from 0 to {n_classes-1}, or -1 for unknown, got {y[i].item()} for sample {i}")
     return y
 
 # %% ../../nbs/data/images.ipynb #03476048

@@ -120,7 +120,8 @@ def _whole(path, image, classes, name, **kwargs):
     "All images of a source, read by `read_images`; `ValueError` where there are others"
     x,y = read_images(path, image, n_classes=len(classes), **kwargs)
     expected,got = SHAPES[name],tuple(x.shape)
-    if got[:len(expected)]!=expected: raise ValueError(f"{path}: {name}: expected images of shape {expected}, got {got}; download it again")
+    if got[:len(expected)]!=expected:
+        raise ValueError(f"{path}: {name}: expected images of shape {expected}, got {got}; download it again")
     return Images(x, y, classes, name)
 
 # %% ../../nbs/data/sets.ipynb #d4221101
@@ -143,8 +144,11 @@ def cifar10h()->np.ndarray:
     try: counts = np.load(path, allow_pickle=False)
     except Exception as e: raise ValueError(f"{path}: not a whole NumPy file ({e}); download it again") from e
     if counts.shape!=(10000, 10): raise ValueError(f"{path}: expected votes of shape (10000, 10), got {counts.shape}")
-    off = ~(np.isfinite(counts) & (counts>=0) & (counts==np.round(counts))).all(1) if counts.dtype.kind in 'iuf' else np.ones(len(counts), bool)
-    if off.any(): raise ValueError(f"{path}: expected whole numbers of votes from 0, got {counts[off.argmax()]} for image {off.argmax()}")
+    if counts.dtype.kind not in 'iuf': raise ValueError(f"{path}: expected numbers of votes, got {counts.dtype}")
+    off = ~(np.isfinite(counts) & (counts>=0) & (counts==np.round(counts))).all(1)
+    if off.any():
+        i = off.argmax()
+        raise ValueError(f"{path}: expected whole numbers of votes from 0, got {counts[i]} for image {i}")
     return counts.astype(np.int64)
 
 # %% ../../nbs/data/sets.ipynb #05df2ee6

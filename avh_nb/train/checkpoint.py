@@ -43,7 +43,8 @@ def opened(path): # As safe_open gives it
     "A safetensors file to read from; `ValueError` names one that is not whole"
     try: return safe_open(path, 'pt')
     except FileNotFoundError: raise
-    except (SafetensorError, OSError) as e: raise ValueError(f"{path}: not a whole safetensors file ({e}); remove it, and it is made anew") from e
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path}: not a whole safetensors file ({e}); remove it, and it is made anew") from e
 
 def _header(file, path):
     "What save_checkpoint wrote beside the tensors"
@@ -167,11 +168,13 @@ def agree(self: Keeper, info):
         if found!=v: raise ValueError(f"{this} is of a run with {k} {found}, expected {v}; {instead}")
     found = info.get('fingerprints')
     if found is None:
-        return warnings.warn(f"{this} does not say of which data and network it is, as an earlier version wrote it; it is taken for one of these")
+        return warnings.warn(f"{this} does not say of which data and network it is, as an earlier version wrote it; "
+            "it is taken for one of these", stacklevel=2)
     for k,v in self.prints.items():
         if found.get(k)==v: continue
         if k!='initial weights': raise ValueError(f"{this} is of a run that differs in its {k}; {instead}")
-        warnings.warn(f"{this} is of a run that began with other weights than this network has, and goes on from its own; else {instead}")
+        warnings.warn(f"{this} is of a run that began with other weights than this network has, and goes on from its own; "
+            f"else {instead}", stacklevel=2)
     self.prints = found
 
 @patch
@@ -181,4 +184,5 @@ def read_picked(self: Keeper):
     if path.exists():
         with opened(path) as file: return {k: file.get_tensor(k) for k in file.keys()}
     kept = f"an earlier version kept them in {old}: rename it if no other checkpoint shared it, else " if old.exists() else ''
-    raise ValueError(f"checkpoint: {path}, the weights of the best round so far, is not there; {kept}remove {self.checkpoint} to begin anew")
+    raise ValueError(f"checkpoint: {path}, the weights of the best round so far, is not there; "
+        f"{kept}remove {self.checkpoint} to begin anew")

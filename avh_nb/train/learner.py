@@ -64,8 +64,11 @@ class Learner(Training):
         n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
         off = ((train.y<0) | (train.y>=n)).nonzero()
         if len(off):
-            raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[off[0]].item()} for image {off[0].item()}")
-    def data(self): return dict(images=fingerprint(self.train.x), labels=fingerprint(self.train.y, list(map(str, self.train.classes))))
+            i = off[0].item()
+            raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
+    def data(self):
+        "Fingerprints of the images and of their labels"
+        return dict(images=fingerprint(self.train.x), labels=fingerprint(self.train.y, list(map(str, self.train.classes))))
 
 # %% ../../nbs/train/learner.ipynb #970fa578
 @patch

@@ -28,7 +28,8 @@ def hold_out(
 def check_whole(**counts):
     "Raise `ValueError` unless all are whole numbers of at least 1"
     for name,n in counts.items():
-        if isinstance(n, bool) or not isinstance(n, Integral) or n<1: raise ValueError(f"{name}: expected a whole number of at least 1, got {n!r}")
+        if isinstance(n, bool) or not isinstance(n, Integral) or n<1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {n!r}")
 
 def one_cycle(
     optimizer,

@@ -31,7 +31,8 @@ def class_thresholds(
     if predicted.shape!=confidence.shape:
         raise ValueError(f"predicted: expected shape {tuple(confidence.shape)}, as confidence has, got {tuple(predicted.shape)}")
     if len(predicted) and (predicted.is_floating_point() or not (0<=predicted.min() and predicted.max()<n_classes)):
-        raise ValueError(f"predicted: expected integers from 0 to {n_classes-1}, got {predicted.dtype} from {predicted.min()} to {predicted.max()}")
+        raise ValueError(f"predicted: expected integers from 0 to {n_classes-1}, "
+            f"got {predicted.dtype} from {predicted.min()} to {predicted.max()}")
     if confidence.isnan().any(): raise ValueError(f"confidence: NaN at index {confidence.isnan().nonzero()[0].item()}")
     res = confidence.new_full((n_classes,), torch.inf)
     for k in predicted.unique().tolist():

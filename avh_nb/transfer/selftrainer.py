@@ -74,7 +74,8 @@ def _check(self: SelfTrainer, selection):
     check_method(self.method)
     for portion in self.schedule:
         if portion!=0: check_portion(portion)
-    if len(self.source)<2: raise ValueError(f"source: expected at least two samples, {self.source.name} has {len(self.source)}") # one is held out
+    if len(self.source)<2: # one is held out
+        raise ValueError(f"source: expected at least two samples, {self.source.name} has {len(self.source)}")
     if not len(self.target): raise ValueError(f"target: expected at least one sample, {self.target.name} is empty")
     y,classes = self.source.y,self.source.classes
     if y.min()<0: raise ValueError(f"source: expected labels for all samples, {self.source.name} has none for sample {y.argmin().item()}")

@@ -93,7 +93,7 @@ def test_rows_are_chosen_by_one_boolean_each(tmp_path):
         x,y = read_images(path, 'image', mode=mode, keep=lambda t: np.zeros(2, bool))
         assert x.shape[:2]==(0, channels) and x.ndim==4 and y.shape==(0,)
     for wrong in (np.ones(1, bool), np.ones(3, bool), np.array([0, 1])):
-        with pytest.raises(ValueError, match='keep: expected 2 booleans, one per row'): read_images(path, 'image', keep=lambda t: wrong)
+        with pytest.raises(ValueError, match='keep: expected 2 booleans, one per row'): read_images(path, 'image', keep=lambda t, wrong=wrong: wrong)
 
 def test_images_hold_labels_of_their_classes_alone():
     x = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)

@@ -1,6 +1,6 @@
 "A checkpoint belongs to its run: to its settings, its data and its network, and to one file name."
 import pytest, torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from avh_nb.data.images import Images, mirror
 from avh_nb.train.checkpoint import SourceValidation, checkpoint_info, load_checkpoint, save_checkpoint
@@ -9,9 +9,9 @@ from avh_nb.train.models import small_cnn
 from avh_nb.train.training import Training, one_cycle
 
 X = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-CLASSES = tuple('0123456789')
+Y,CLASSES = torch.arange(64)%10,tuple('0123456789')
 
-def learner(x=X, y=torch.arange(64)%10, classes=CLASSES, model=None, epochs=2, **kwargs):
+def learner(x=X, y=Y, classes=CLASSES, model=None, epochs=2, **kwargs):
     torch.manual_seed(0)
     return Learner(model or small_cnn(), Images(x, y, classes, 'noise'), epochs, **{**dict(batch_size=16, progress=False), **kwargs})
 
@@ -79,7 +79,6 @@ def test_without_the_weights_of_the_best_round_it_is_said_what_to_do(tmp_path):
 
 # Data and network
 
-Y = torch.arange(64)%10
 OTHERS = {
     'images': dict(x=X.flip(0), y=Y),
     'images with a pixel changed': dict(x=X^(torch.arange(64*64).view(X.shape)==4000).to(torch.uint8), y=Y),
