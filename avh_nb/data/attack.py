@@ -15,6 +15,8 @@ def _check(x, y, eps):
         seen = f' from {x.min():.3g} to {x.max():.3g}' if x.numel() else ''
         raise ValueError(f"x: expected floats from 0 to 1, got {x.dtype}{seen}")
     if y.shape!=(len(x),): raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
+    if y.is_floating_point() or y.numel() and y.min()<0: # cross entropy would leave out a label of -100
+        raise ValueError(f"y: expected integer labels from 0, got {y.dtype}{f' down to {y.min()}' if y.numel() else ''}")
     if not 0<eps<=1: raise ValueError(f"eps: expected above 0 and up to 1, got {eps}")
 
 def pgd_path(

@@ -9,6 +9,7 @@ __all__ = ['VISDA', 'NEEDS', 'PUBLISHED', 'TINY', 'METHODS', 'STUDY', 'read_list
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights, resnet101
@@ -35,6 +36,8 @@ def read_list(
         name,_,label = line.rpartition(' ')
         if not name or not label.isdigit() or int(label)>=len(VISDA):
             raise ValueError(f"{path}: line {i+1}: expected a file and a label from 0 to {len(VISDA)-1}, got {line!r}")
+        if Path(name).is_absolute() or '..' in Path(name).parts:
+            raise ValueError(f"{path}: line {i+1}: expected a file below {path.parent}, got {name!r}")
         paths.append(path.parent/name)
         labels.append(int(label))
     return paths,torch.tensor(labels, dtype=torch.int64)

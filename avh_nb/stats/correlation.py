@@ -100,7 +100,7 @@ class Interval(NamedTuple):
 
 # %% ../../nbs/stats/correlation.ipynb #1a7e6d21
 def mean_interval(
-    values, # One a seed, at least 2
+    values, # One per seed, at least 2
     level: float=0.95,
 )->Interval:
     "Mean over seeds with its interval by Student's t"
@@ -189,7 +189,7 @@ def binned_spearman(
     a, # (N,)
     human, # (N,) from 0 to 1
     edges=BIN_EDGES,
-)->np.ndarray: # One correlation a bin; NaN where there are fewer than 3 images or no variation
+)->np.ndarray: # One correlation per bin; NaN where there are fewer than 3 images or no variation
     "Spearman's correlation within each bin of `human` (table 1)"
     a,human = _pair(a, human, ('a', 'human'))
     index = bin_index(human, edges)

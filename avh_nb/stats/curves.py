@@ -20,7 +20,7 @@ def _curve(values, epochs=None, name='values'):
     return values,epochs
 
 def plateau(
-    values, # (T,) finite, one an epoch
+    values, # (T,) finite, one per epoch
     epochs=None, # (T,) rising; None counts from 0
     criterion: float=.95, # Share of the way from the first value to the last
 )->float: # Epoch, perhaps between two; NaN where the last value is the first
@@ -35,10 +35,10 @@ def plateau(
 
 # %% ../../nbs/stats/curves.ipynb #b74951be
 def growth_rate(
-    values, # (T,) positive, one an epoch
+    values, # (T,) positive, one per epoch
     epochs=None, # (T,) rising; None counts from 0
     last: float=.5, # Share of the epochs that is looked at, from the end
-)->float: # Per epoch; .01 is one percent an epoch
+)->float: # Per epoch; .01 is one percent per epoch
     "Slope of the logarithm of a curve over the last part of the training, by least squares (discovery 3); `ValueError` on bad curves"
     values,epochs = _curve(values, epochs)
     if (values<=0).any(): raise ValueError(f"values: expected positive values, got {values.min()} at index {values.argmin()}")
@@ -49,7 +49,7 @@ def growth_rate(
 
 # %% ../../nbs/stats/curves.ipynb #ecd8ccb0
 def recent_share(
-    values, # (T,) finite, one an epoch
+    values, # (T,) finite, one per epoch
     patience: int=3, # How many epochs back
 )->float: # 1 if all change was made in them, 0 if none, negative if they went back; NaN where the curve has not changed at all
     "Share of a curve's change from its first value that its last `patience` epochs made"
@@ -59,7 +59,7 @@ def recent_share(
     return float((values[-1]-values[max(0, len(values)-1-patience)])/total) if total else float('nan')
 
 def stalled(
-    avh, # (T,) mean AVH, one an epoch
+    avh, # (T,) mean AVH, one per epoch
     loss, # (T,) loss of the same epochs
     patience: int=3, # How many epochs back
     share: float=.05, # Of the change so far; less is standing still

@@ -44,7 +44,7 @@ def human_entropy(
 
 # %% ../../nbs/stats/human.ipynb #eeb0db56
 def noise_ceiling(
-    counts, # Votes (N, C), integers, at least 2 an image
+    counts, # Votes (N, C), integers, at least 2 per image
     y, # Labels (N,)
     n_splits: int=20, # Random splits to average over
     seed: int=0,
@@ -52,7 +52,7 @@ def noise_ceiling(
     "How far any score could follow HSF, from the agreement of two random halves of the annotators"
     counts = _check_counts(counts)
     votes = counts.sum(1)
-    if votes.min()<2: raise ValueError(f"counts: expected at least 2 votes an image, got {votes.min()} at image {votes.argmin()}")
+    if votes.min()<2: raise ValueError(f"counts: expected at least 2 votes per image, got {votes.min()} at image {votes.argmin()}")
     rng,r = np.random.default_rng(seed),[]
     for _ in range(n_splits):
         # The votes of one half, drawn without replacement
@@ -112,7 +112,7 @@ def of(cls: Alignment,
 # %% ../../nbs/stats/human.ipynb #b307fa7a
 @patch
 def table(self: Alignment):
-    """A pandas DataFrame, one row a score
+    """A pandas DataFrame, one row per score
 
     Its columns: rho, its interval, z = atanh rho, bin 1 to 5, difference from the reference with interval, p, partial."""
     rows = []
@@ -126,13 +126,13 @@ def table(self: Alignment):
     return optional('pandas', 'study').DataFrame(rows).set_index('score')
 
 def alignment(
-    scores, # Name to (N,) values: scores, or any mapping; or a list of them, one a seed
+    scores, # Name to (N,) values: scores, or any mapping; or a list of them, one per seed
     human, # (N,) from 0 to 1, high = easy
     reference: str='confidence', # Which score the others are compared with
     hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard
     n_boot: int=1000,
     seed: int=0,
-): # A pandas DataFrame, one row a score, as the table of an Alignment
+): # A pandas DataFrame, one row per score, as the table of an Alignment
     "Rank correlation of each score with human judgement, with intervals and comparison (table 1)"
     return Alignment.of(scores if isinstance(scores, list) else [scores], human, reference, hard_is, n_boot, seed).table()
 

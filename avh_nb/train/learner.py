@@ -12,15 +12,15 @@ from fastcore.basics import patch
 from functools import partial
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from ..data.images import Images, Normalise
-from .training import Training
+from ..data.images import Images, Normalise, fingerprint
+from .training import Training, check_whole, one_cycle
 
 # %% ../../nbs/train/learner.ipynb #ea8d636f
 SCHEDULES = ('cycle', 'steps')
 
 def step_schedule(
     step: int, # From 0
-    per_epoch: int, # Steps of an epoch
+    per_epoch: int, # Steps per epoch
     total: int, # Steps of the whole training
 )->float: # Share of the peak, above 0 to 1
     "Linear warm-up in the first epoch, then the peak, divided by 10 after each third"
@@ -47,9 +47,10 @@ class Learner(Training):
         device: str='cpu', # 'cpu' or 'cuda'
         progress: bool=True, # Show a progress bar?
     ):
-        if epochs<1: raise ValueError(f"epochs: expected at least 1, got {epochs}")
+        check_whole(epochs=epochs, batch_size=batch_size)
         if schedule not in SCHEDULES: raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
         if len(train)<batch_size: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
+        self._check(model, train)
         self.train,self.batch_size,self.augment,self.label_smoothing,self.callbacks = train,batch_size,augment,label_smoothing,callbacks
         self.normalise = Normalise(train)
         identity = dict(epochs=epochs, lr=lr, schedule=schedule, weight_decay=weight_decay, batch_size=batch_size,
@@ -57,6 +58,17 @@ class Learner(Training):
         # the last, incomplete batch is left out: its images are others every epoch
         super().__init__(epochs, len(train)//batch_size, seed, identity, checkpoint=checkpoint, progress=progress)
         self._prepare(model, lr, schedule, weight_decay, mixed_precision, device)
+
+    def _check(self, model, train):
+        "Raise `ValueError` unless every image has a label that the head knows"
+        n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
+        off = ((train.y<0) | (train.y>=n)).nonzero()
+        if len(off):
+            i = off[0].item()
+            raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
+    def data(self):
+        "Fingerprints of the images and of their labels"
+        return dict(images=fingerprint(self.train.x), labels=fingerprint(self.train.y, list(map(str, self.train.classes))))
 
 # %% ../../nbs/train/learner.ipynb #970fa578
 @patch
@@ -67,7 +79,7 @@ def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, 
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=weight_decay, nesterov=True)
     self.model,self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     total = self.rounds*self.steps
-    if schedule=='cycle': self.scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=total, pct_start=.25)
+    if schedule=='cycle': self.scheduler = one_cycle(optimizer, lr, total)
     else:
         share = partial(step_schedule, per_epoch=self.steps, total=total)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)

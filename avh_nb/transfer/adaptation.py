@@ -118,7 +118,7 @@ def adapt(
 # %% ../../nbs/transfer/adaptation.ipynb #8817505a
 def summarise(
     trainer: SelfTrainer, # At the end of its training, with a target whose labels are known to us
-)->dict: # For a record; lists have one number a round
+)->dict: # For a record; lists have one number per round
     "A finished trainer as metrics"
     h = trainer.history
     last = h[-1]

@@ -8,9 +8,10 @@ __all__ = ['lite_features', 'pacs_features', 'standardised']
 # %% ../../nbs/transfer/features.ipynb #98b9839c
 import torch
 from functools import cache
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from ..core import all_or_nothing, work_folder
 from ..data.sets import pacs
+from ..train.checkpoint import opened
 from ..train.models import efficientnet_lite
 
 # %% ../../nbs/transfer/features.ipynb #3c12be4d
@@ -38,8 +39,7 @@ def pacs_features(
     if not path.exists():
         images = pacs(domain)
         with all_or_nothing(path) as part: save_file(dict(x=lite_features(images.x, device), y=images.y), part)
-    stored = load_file(path)
-    return stored['x'],stored['y']
+    with opened(path) as stored: return stored.get_tensor('x'),stored.get_tensor('y')
 
 # %% ../../nbs/transfer/features.ipynb #390fadae
 def standardised(

@@ -10,6 +10,7 @@ __all__ = ['NETWORKS', 'BINS', 'shifted', 'normalise_by_domains', 'small_images'
 import torch, torch.nn.functional as F
 from functools import cache
 from torch import nn
+from types import SimpleNamespace
 from ..data.digits import resized
 from ..data.domain import Domain
 from ..data.images import Images, Normalise, mirror
@@ -39,7 +40,7 @@ def normalise_by_domains(
 )->Normalise:
     "Normalise by every k-th image of several sets in a row, the first 5,000 of these, where k = all // 5,000"
     pooled = torch.cat(x)
-    return Normalise(Images(pooled[::max(1, len(pooled)//5000)], torch.zeros(0), (), 'pooled'))
+    return Normalise(SimpleNamespace(x=pooled[::max(1, len(pooled)//5000)]))
 
 @cache
 def small_images(

@@ -11,14 +11,14 @@ from fastcore.basics import patch
 from torch import nn
 from ..data.domain import batches
 from ..train.checkpoint import TrainingDomainValidation
-from ..train.training import Training, hold_out
+from ..train.training import Training, check_whole, hold_out, one_cycle
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #efcd9b5e
 class DomainAlgorithm(nn.Module):
     "What learns from several domains at once; its `optimizer`, and `scheduler` if it has one, go into a checkpoint"
     optimizer = scheduler = None
     def update(self,
-        minibatches: list, # One (x, y) a training domain
+        minibatches: list, # One (x, y) per training domain
     )->float: # The loss
         "One step of training"
         raise NotImplementedError
@@ -37,11 +37,12 @@ class ERM(DomainAlgorithm):
         weight_decay: float=5e-4,
         mixed_precision: bool=False, # bfloat16 autocast in the body
     ):
+        check_whole(steps=steps)
         super().__init__()
         self.body,self.loss,self.mixed_precision = body,loss,mixed_precision
         self.settings = f'steps={steps}, lr={lr}, weight_decay={weight_decay}'
         self.optimizer = torch.optim.SGD(self.parameters(), lr, momentum=.9, weight_decay=weight_decay, nesterov=True)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps+1, pct_start=.25)
+        self.scheduler = one_cycle(self.optimizer, lr, steps+1)
     def extra_repr(self): return self.settings
 
     def features(self, x):
@@ -68,7 +69,7 @@ def check_domains(
     train: list, # Of Domain
     test: list, # Of Domain
 ):
-    "Raise `ValueError` unless all have labels and the same classes, and none is both trained on and left out"
+    "Raise `ValueError` unless all have labels, the same classes and names of their own, and none is both trained on and left out"
     for name,domains in (('train', train), ('test', test)):
         if not domains: raise ValueError(f"{name}: expected at least one domain")
         for d in domains:
@@ -77,6 +78,8 @@ def check_domains(
                     f"{d.name} has {len(d)} and lacks {(d.y<0).sum().item()}")
             if d.classes!=train[0].classes:
                 raise ValueError(f"{name}: expected the classes of {train[0].name} in all domains, {d.name} has {d.classes}")
+        names = [d.name for d in domains] # by which the history and the checkpoint know them
+        if len({*names})<len(names): raise ValueError(f"{name}: expected domains of different names, got {', '.join(names)}")
     both = {d.name for d in train} & {d.name for d in test}
     if both: raise ValueError(f"test: expected domains that are not trained on, got {', '.join(sorted(both))}")
 
@@ -99,6 +102,7 @@ class DomainTrainer(Training):
         progress: bool=True, # Show a progress bar?
     ):
         check_domains(train, test)
+        check_whole(checks=checks, batch_size=batch_size)
         if not 0<validation<1: raise ValueError(f"validation: expected above 0 and below 1, got {validation}")
         selection = selection or TrainingDomainValidation()
         self.algorithm,self.train,self.test,self.batch_size,self.device = algorithm.to(device),train,test,batch_size,device
@@ -108,6 +112,7 @@ class DomainTrainer(Training):
             selection=selection.name, seed=seed, train=[d.name for d in train], test=[d.name for d in test])
         super().__init__(checks, steps, seed, identity, selection, checkpoint, progress)
 
+    def data(self): return {f'{k} of {d.name}': v for d in self.train+self.test for k,v in d.fingerprint().items()}
     def parts(self): return self.algorithm,self.algorithm.optimizer,self.algorithm.scheduler
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #7b461b07

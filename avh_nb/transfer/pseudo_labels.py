@@ -30,6 +30,9 @@ def class_thresholds(
     check_portion(portion)
     if predicted.shape!=confidence.shape:
         raise ValueError(f"predicted: expected shape {tuple(confidence.shape)}, as confidence has, got {tuple(predicted.shape)}")
+    if len(predicted) and (predicted.is_floating_point() or not (0<=predicted.min() and predicted.max()<n_classes)):
+        raise ValueError(f"predicted: expected integers from 0 to {n_classes-1}, "
+            f"got {predicted.dtype} from {predicted.min()} to {predicted.max()}")
     if confidence.isnan().any(): raise ValueError(f"confidence: NaN at index {confidence.isnan().nonzero()[0].item()}")
     res = confidence.new_full((n_classes,), torch.inf)
     for k in predicted.unique().tolist():
@@ -64,7 +67,7 @@ def thresholds(
     portion: float,
     class_balance: bool,
 )->torch.Tensor: # (K,)
-    "One threshold a class, or the same for all"
+    "One threshold per class, or the same for all"
     n_classes,of_predicted = values.shape[1],values.gather(1, predicted[:, None])[:, 0]
     if class_balance: return class_thresholds(of_predicted, predicted, portion, n_classes)
     return class_thresholds(of_predicted, torch.zeros_like(predicted), portion, 1).expand(n_classes)
@@ -82,7 +85,7 @@ def pseudo_labels(
     gate: torch.Tensor=None, # (N, K) select by this and not by probs, such as AVC; the label stays that of probs
     method: str='cbst', # One of METHODS; with lrent soft labels, else hard ones (the others differ in the loss alone)
     alpha: float=.25, # Softness of the labels of LRENT, above 0
-    class_balance: bool=True, # One threshold a class? Else one for all
+    class_balance: bool=True, # One threshold per class? Else one for all
 )->torch.Tensor: # (N, K) labels, one-hot or soft, and rows of zeros for what is not selected
     """Labels where they can be trusted most (CBST: Zou et al. 2018; CRST: Zou et al. 2019; gate: the AVH paper's improved selection).
     `ValueError` on bad shapes, rows that do not sum to 1, NaN"""
@@ -168,11 +171,11 @@ class Audit:
             means = {k: v[here].double().mean().item() if here.any() else None for k,v in values.items()}
             self.rows.append(dict(round=round, name=name, **counts, **means))
 
-    def frame(self): # pandas, one row a round and class
+    def frame(self): # pandas, one row per round and class
         "The audit as a table, with precision and recall; needs the extra `study`"
         return self._shares(optional('pandas', 'study').DataFrame(self.rows))
 
-    def rounds(self): # pandas, one row a round
+    def rounds(self): # pandas, one row per round
         "Counts, precision and recall of all classes together"
         return self._shares(self.frame().groupby('round')[['selected', 'known', 'right', 'of_class']].sum())
 

@@ -12,7 +12,7 @@ from ..data.domain import Domain, batches
 from ..measure.head import Head
 from ..train.checkpoint import LastRound, TargetOracle
 from ..train.classifier import as_classifier
-from ..train.training import Training, hold_out
+from ..train.training import Training, check_whole, hold_out
 from avh_nb.transfer.pseudo_labels import (GATES, Audit, angular, check_method, check_portion, picked_by_one, pseudo_labels,
     regulariser)
 
@@ -39,7 +39,7 @@ class SelfTrainer(Training):
         gate: str=None, # One of GATES; None: that of the method
         labels: str='softmax', # Label by 'softmax' or by 'avc'
         class_balance: bool=True,
-        steps: int=100, # Updates a round: a batch of the source and one of the labelled target each
+        steps: int=100, # Updates per round: a batch of the source and one of the labelled target each
         batch_size: int=64, # Of each of the two
         lr: float=.01,
         weight_decay: float=5e-4,
@@ -58,6 +58,7 @@ class SelfTrainer(Training):
         self.source,self.target,self.schedule,self.batch_size = source,target,tuple(schedule),batch_size
         self.method,self.gate,self.labels,self.class_balance,self.alpha,self.weight = method,gate,labels,class_balance,alpha,weight
         self.model,self.mixed_precision,self.device,self.title = model.to(device),mixed_precision,device,f'{source.name} to {target.name}'
+        check_whole(batch_size=batch_size)
         selection = selection or LastRound()
         self._check(selection)
         identity = dict(settings, selection=selection.name, seed=seed, source=source.name, target=target.name)
@@ -73,8 +74,9 @@ def _check(self: SelfTrainer, selection):
     check_method(self.method)
     for portion in self.schedule:
         if portion!=0: check_portion(portion)
-    for name,domain in (('source', self.source), ('target', self.target)):
-        if not len(domain): raise ValueError(f"{name}: expected at least one sample, {domain.name} is empty")
+    if len(self.source)<2: # one is held out
+        raise ValueError(f"source: expected at least two samples, {self.source.name} has {len(self.source)}")
+    if not len(self.target): raise ValueError(f"target: expected at least one sample, {self.target.name} is empty")
     y,classes = self.source.y,self.source.classes
     if y.min()<0: raise ValueError(f"source: expected labels for all samples, {self.source.name} has none for sample {y.argmin().item()}")
     if self.gate is not None and self.gate not in GATES: raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {self.gate!r}")
@@ -95,6 +97,11 @@ def class_vectors(self: SelfTrainer):
 def scores(self: SelfTrainer, y):
     "`Scores` of the target as the network sees it now, with the bias or the scale of its head"
     return Head.of(self.classifier.head).score(self.view[0], y)
+
+@patch
+def data(self: SelfTrainer):
+    "Fingerprints of both domains"
+    return {f'{k} of the {role}': v for role in ('source', 'target') for k,v in getattr(self, role).fingerprint().items()}
 
 @patch
 def parts(self: SelfTrainer):

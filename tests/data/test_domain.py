@@ -123,7 +123,7 @@ def test_augmentation_acts_in_training_alone():
     torch.testing.assert_close(d.inputs(i, None), EXPECTED, rtol=1e-5, atol=1e-5)
     once,again = (d.inputs(i, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(once, again) and not torch.equal(once, d.inputs(i, None))
-    flipped = Normalise(Images(BYTES, Y, (), ''))(mirror(BYTES, torch.Generator().manual_seed(3)))
+    flipped = Normalise(Images(BYTES, Y, tuple('abc'), ''))(mirror(BYTES, torch.Generator().manual_seed(3)))
     assert torch.equal(once, flipped) # bytes are mirrored before they are normalised
 
 def test_what_was_a_domain_stays_one():
@@ -131,6 +131,8 @@ def test_what_was_a_domain_stays_one():
     images = digits()[:20]
     d = Domain.of(images, Normalise(images), mirror)
     assert torch.equal(d.inputs(torch.arange(20), None), Normalise(images)(images.x)) and d.name=='digits'
+
+SPOILT = torch.zeros(N, 4); SPOILT[3, 2] = torch.nan
 
 class Stream(IterableDataset):
     def __iter__(self): return iter([])
@@ -144,7 +146,11 @@ class Dicts(Pictures):
     ('dataset: expected Images, tensors .* got NoneType', lambda: Domain.of(None)),
     ('dataset: expected Images, tensors .* got function', lambda: Domain.of(lambda i: i)),
     ('dataset: expected items .*, got a dict of image, label', lambda: Domain.of(Dicts())),
-    ('dataset: expected 30 labels, one a sample, got 3', lambda: Domain.of((BYTES, Y[:3]))),
+    ('dataset: expected 30 labels, one per sample, got 3', lambda: Domain.of((BYTES, Y[:3]))),
+    ('dataset: expected integer labels, got nan for sample 0', lambda: Domain.of((BYTES, Y*torch.nan))),
+    ('dataset: expected finite numbers, got others in sample 3', lambda: Domain.of((SPOILT, Y))),
+    ('dataset: expected finite numbers, got others in sample 3', lambda: Domain.of((-1/(1-SPOILT.nan_to_num(1.)), Y), prepare=lambda x: x)),
+    ('dataset: item 3: expected finite numbers', lambda: Domain.of([(x, int(y)) for x,y in zip(SPOILT, Y)]).inputs(torch.tensor([2, 3]), None)),
     ('dataset: expected integer labels, got 0.5 for sample 0', lambda: Domain.of((BYTES, Y+.5))),
     (r'dataset: expected integer labels, got \[0, 1\]', lambda: Domain.of((BYTES, torch.stack([Y, Y+1], 1)))),
     ('dataset: expected labels from 0, or -1 for unknown, got -2 for sample 0', lambda: Domain.of((BYTES, Y-2))),

@@ -90,11 +90,43 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
     for a,b in zip(resumed.algorithm.state_dict().values(), whole.algorithm.state_dict().values()): assert torch.equal(a, b)
     with pytest.raises(ValueError, match='is of a run with algorithm'): made(loss=AVHLoss(8, 3, 4.), checkpoint=tmp_path/'run.safetensors').fit()
 
+def test_runs_whose_names_differ_after_the_last_dot_are_two(tmp_path):
+    def run(lr):
+        trainer = made(checkpoint=tmp_path/f'erm_{lr}')
+        for group in trainer.algorithm.optimizer.param_groups: group['weight_decay'] = lr
+        trainer.keeper.identity['lr'] = lr
+        return trainer.fit().algorithm
+    one,two,again = run(.1),run(.2),run(.1)
+    for a,b in zip(one.parameters(), again.parameters()): assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a,b in zip(one.parameters(), two.parameters()))
+
+@pytest.mark.parametrize('role,at', [('train', 1), ('test', 0)])
+def test_other_domains_of_the_same_name_and_size_are_refused(tmp_path, role, at):
+    made(checkpoint=tmp_path/'run.safetensors').fit()
+    other = made(checkpoint=tmp_path/'run.safetensors')
+    d = getattr(other, role)[at]
+    inputs = d.inputs
+    d.inputs = lambda i, g: inputs(i, g).flip(0) if len(i)==len(d) else inputs(i, g)
+    with pytest.raises(ValueError, match=f'is of a run that differs in its inputs of {d.name}'): other.fit()
+    other = made(checkpoint=tmp_path/'run.safetensors')
+    getattr(other, role)[at].y = d.y.roll(1)
+    with pytest.raises(ValueError, match=f'is of a run that differs in its labels of {d.name}'): other.fit()
+
+@pytest.mark.parametrize('steps', [1, 2, 3, 4])
+def test_few_updates_are_a_training_too(steps):
+    torch.manual_seed(0)
+    erm = ERM(nn.Linear(4, 8), SoftmaxLoss(8, 3), steps, lr=.1)
+    before = [p.clone() for p in erm.parameters()]
+    DomainTrainer(erm, [toy('one')], [toy('two')], checks=1, steps=steps, progress=False).fit()
+    assert all(not torch.equal(a, b) for a,b in zip(before, erm.parameters()))
+
 def test_errors_name_the_argument():
     one,two = toy('one'),toy('two')
     unlabelled = Domain(one.inputs, torch.full((40,), -1), CLASSES, 'unlabelled')
     other = Domain(one.inputs, one.y, ('x', 'y', 'z'), 'other')
-    for train,test,message in (([], [two], 'train: expected at least one'), ([one], [], 'test: expected at least one'), ([one, two], [two], 'not trained on, got two'), ([unlabelled], [two], 'unlabelled has 40 and lacks 40'), ([one], [other], 'expected the classes of one')):
+    for train,test,message in (([], [two], 'train: expected at least one'), ([one], [], 'test: expected at least one'), ([one, two], [two], 'not trained on, got two'), ([one, one], [two], 'train: expected domains of different names, got one, one'), ([unlabelled], [two], 'unlabelled has 40 and lacks 40'), ([one], [other], 'expected the classes of one')):
         with pytest.raises(ValueError, match=message): DomainTrainer(Recorder(), train, test)
     with pytest.raises(ValueError, match='validation: expected above 0'): DomainTrainer(Recorder(), [one], [two], validation=0.)
+    for wrong in ('checks', 'steps', 'batch_size'):
+        with pytest.raises(ValueError, match=f'{wrong}: expected a whole number of at least 1, got 0'): DomainTrainer(Recorder(), [one], [two], **{wrong: 0})
     with pytest.raises(ValueError, match='the loss is not finite'): made(loss=AVHLoss(8, 3, 3., weight=torch.full((3,), float('nan')))).fit()

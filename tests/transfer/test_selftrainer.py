@@ -254,6 +254,64 @@ def test_the_rule_decides_which_weights_are_kept(tmp_path):
         again = toy_trainer(selection=rule, checkpoint=tmp_path/f'{rule.name}.safetensors').fit()
         for p,q in zip(t.model.parameters(), again.model.parameters()): assert torch.equal(p, q)
 
+def test_runs_whose_names_differ_after_the_last_dot_are_two(tmp_path):
+    def run(lr): return toy_trainer(lr=lr, selection=SourceValidation(), checkpoint=tmp_path/f'cbst_{lr}').fit()
+    one,two,again = run(.01),run(.05),run(.01)
+    for p,q in zip(one.model.parameters(), again.model.parameters()): assert torch.equal(p, q)
+    assert one.history==again.history!=two.history
+    assert {p.name for p in tmp_path.iterdir()}=={'cbst_0.01', 'cbst_0.05', 'cbst_0.01.picked', 'cbst_0.05.picked'}
+
+def of_tensors(x, y, name): return Domain.of((x, y), name=name, classes='abc')
+
+@pytest.mark.parametrize('stored', [True, False], ids=['in memory', 'by a function'])
+@pytest.mark.parametrize('role', ['source', 'target'])
+def test_other_domains_of_the_same_name_and_size_are_refused(tmp_path, role, stored):
+    def domain(seed, change=None):
+        d = toy_domain(60, seed)
+        x,y = d.inputs(torch.arange(60), None),d.y
+        if change=='order': x = x.flip(0)
+        if change=='pixel': x = x.clone(); x[59, 0, 7, 7] += 1
+        if change=='scale': x = 2*x
+        if change=='labels': y = y.roll(1)
+        return of_tensors(x, y, d.name) if stored else Domain(lambda i, generator: x[i], y, tuple('abc'), d.name)
+    def run(**changes):
+        torch.manual_seed(0)
+        return SelfTrainer(small_cnn(3, width=.5), domain(0, changes.get('source')), domain(1, changes.get('target')), schedule=(0, .5), steps=3, batch_size=16,
+            checkpoint=tmp_path/'run', progress=False)
+    history = run().fit().history
+    for change in ('order', 'pixel', 'scale', 'labels'):
+        what = 'labels' if change=='labels' else 'inputs'
+        with pytest.raises(ValueError, match=f'run is of a run that differs in its {what} of the {role}'): run(**{role: change}).fit()
+    assert run().fit().history==history
+
+class Flipped(torch.utils.data.Dataset):
+    "Images that are mirrored by chance whenever they are read"
+    targets,classes = [0, 1, 2]*20,list('abc')
+    def __init__(self, chance): self.chance = chance
+    def __len__(self): return 60
+    def __getitem__(self, i):
+        x = torch.full((1, 8, 8), i, dtype=torch.uint8); x[0, :, 0] = 255
+        return (x.flip(2) if self.chance()<.5 else x),self.targets[i]
+
+@pytest.mark.parametrize('chance', [lambda: torch.rand(()), lambda: np.random.rand()], ids=['of PyTorch', 'of others'])
+def test_chance_in_a_data_set_does_not_keep_a_run_from_going_on(tmp_path, chance):
+    "And the draws of the run itself are those they were"
+    def run(**kwargs):
+        np.random.seed(None)
+        d = [Domain.of(Flipped(chance), name=name, prepare=lambda x: x/255) for name in ('a', 'b')]
+        torch.manual_seed(0)
+        return SelfTrainer(small_cnn(3, width=.5), *d, schedule=(0, .5), steps=3, batch_size=16, progress=False, **kwargs)
+    torch.manual_seed(5); before = torch.rand(3)
+    trainer = run(checkpoint=tmp_path/'run')
+    torch.manual_seed(5); trainer.data(); assert torch.equal(torch.rand(3), before)
+    history = trainer.fit().history
+    assert run(checkpoint=tmp_path/'run').fit().history==history
+
+def test_no_updates_and_too_few_samples_are_refused():
+    for wrong in ('steps', 'batch_size'):
+        with pytest.raises(ValueError, match=f'{wrong}: expected a whole number of at least 1, got 0'): toy_trainer(**{wrong: 0})
+    with pytest.raises(ValueError, match='source: expected at least two samples, toy 0 has 1'): SelfTrainer(small_cnn(3), toy_domain(1, 0), toy_domain(9, 1))
+
 def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45, .5)
 
 SCRIPT = '''
@@ -378,7 +436,8 @@ def test_as_a_user_writes_it(tmp_path, monkeypatch):
     t = trainer().fit()
     assert t.result['count selected']>0 and t.result['accuracy'] is None and (tmp_path/'run.safetensors').exists()
     assert {k for k in load_file('run.safetensors') if k.startswith('model.')}=={f'model.{k}' for k in model.state_dict()}
-    assert trainer().fit().history==t.history
+    with pytest.warns(UserWarning, match='began with other weights'): again = trainer().fit() # of the network that is trained by now
+    assert again.history==t.history
 
 def test_a_network_without_a_linear_head_is_refused_by_name():
     with pytest.raises(ValueError, match='model: no nn.Linear makes the logits'):
