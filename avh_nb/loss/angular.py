@@ -137,7 +137,7 @@ class _Scaled(nn.Module):
     @property
     def scale(self): return self.fixed_scale if self.log_scale is None else self.log_scale.exp()
     @property
-    def angular_scale(self): return self.fixed_scale or float(self.log_scale.detach().exp()) # by which `score_model` knows such a head
+    def angular_scale(self): return self.fixed_scale or self.log_scale.detach().exp().item() # by which `score_model` knows such a head
     def extra_repr(self):
         return f"{self.weight.shape[1]}, {len(self.weight)}, scale={self.angular_scale:.3g}, learn_scale={self.log_scale is not None}"
     def _save_to_state_dict(self, destination, prefix, keep_vars):

@@ -1,5 +1,5 @@
 "Every engine against float64, where they are asked to be fast and where they have to give way."
-import multiprocessing
+import importlib.util, multiprocessing
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 import avh_nb as av
@@ -17,8 +17,9 @@ quick = settings(deadline=None, max_examples=40)
 SOFTMAX = 'confidence', 'entropy', 'loss', 'el2n', 'margin'
 
 def drawn(seed, n, d, c, near=0.):
-    g = torch.Generator().manual_seed(seed)
-    x,w,y = torch.randn(n, d, generator=g),torch.randn(c, d, generator=g),torch.randint(c, (n,), generator=g)
+    "In float32, whatever is the default"
+    g,kind = torch.Generator().manual_seed(seed),dict(dtype=torch.float32, device='cpu')
+    x,w,y = torch.randn(n, d, generator=g, **kind),torch.randn(c, d, generator=g, **kind),torch.randint(c, (n,), generator=g, device='cpu')
     return x+near*w[y],w,y
 
 def check(got, want):
@@ -153,6 +154,95 @@ def test_a_feature_on_another_class_vector_has_a_loss():
     w = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
     x,y = w.repeat(3, 1)*torch.linspace(.1, 9, 120)[:, None],(torch.arange(120)+1)%40
     torch.testing.assert_close(avh_loss(x, w, y, 30., engine='numba'), avh_loss(x, w, y, 30., engine='torch'), rtol=1e-5, atol=0)
+
+# how a model is run, and what a user may have set
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    "However small the work is"
+    monkeypatch.setattr(numba_engine, 'SHARED', 0)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+MODES = torch.inference_mode, torch.no_grad, torch.enable_grad
+
+@pytest.mark.parametrize('mode', MODES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize('made_in', MODES[:2], ids=lambda m: m.__name__)
+@pytest.mark.parametrize('engine', ['numba', 'torch', None])
+def test_scores_and_the_loss_in_any_mode(two_threads, mode, made_in, engine):
+    "Threads are told in which mode they run; tensors may come from another"
+    x,w,y = drawn(0, 4000, 64, 100)
+    assert which.which_engine(None, x, w)=='numba'
+    want = av.avh(x, w, y, engine='torch'),av.score(x, w, engine='torch').avh,avh_loss(x, w, y, engine='torch')
+    with made_in(): x,w,y = x.clone(),w.clone(),y.clone()
+    module = av.AVHLoss(64, 100)
+    with mode():
+        got = av.avh(x, w, y, engine=engine),av.score(x, w, engine=engine).avh,avh_loss(x, w, y, engine=engine)
+        assert mode is torch.enable_grad or module(x, y).isfinite()
+    for a,b in zip(got, want): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+
+def test_threads_are_in_the_mode_of_the_caller(two_threads):
+    def seen(): return in_threads(lambda _: (torch.is_grad_enabled(), torch.is_inference_mode_enabled()), [0, 1])
+    for mode,is_so in zip(MODES, ((False, True), (False, False), (True, False))):
+        with mode(): assert seen()==[is_so]*2
+    assert seen()==[(True, False)]*2
+
+def all_results():
+    x,w,y = drawn(0, 700, 24, 60)
+    x[3],x[5] = 0,w[3]+1e-5*x[5] # without direction, and in doubt
+    res = []
+    for engine in ('numba', 'torch'):
+        for options in (dict(y=y), dict(), dict(scale=torch.pi), dict(y=y, bias=w[:, 0].contiguous())):
+            with pytest.warns(UserWarning, match='1 of 700'): res += [v for _,v in av.score(x, w, engine=engine, **options)]
+        for scale in (5., 40.):
+            a,b = x[10:].clone().requires_grad_(),w.clone().requires_grad_()
+            loss = avh_loss(a, b, y[10:], scale, engine=engine)
+            res += [loss.detach(), *torch.autograd.grad(loss, (a, b))]
+        res += [av.avh(x[10:], w[:5], y[10:]%5, engine=engine), av.avh(x[10:].half(), w, y[10:], engine=engine)]
+    for options in (dict(label_smoothing=.1), dict(reduction='none')): res.append(avh_loss(x, w, y, 5., **options))
+    return [*res, av.avc(x[10:], w), av.angles(x[10:], w)]
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('default', [torch.float64, torch.float16, torch.bfloat16, 'meta'], ids=str)
+def test_another_default_type_or_device_changes_nothing(request, default, threads):
+    "'meta' stands for a GPU: what is made there by default, and not where the input is, has no numbers"
+    if threads==2: request.getfixturevalue('two_threads')
+    want = all_results()
+    numba_engine._faster.cache_clear()
+    if default=='meta': torch.set_default_device('meta')
+    else: torch.set_default_dtype(default)
+    try: got = all_results()
+    finally: torch.set_default_device(None); torch.set_default_dtype(torch.float32)
+    for i,(a,b) in enumerate(zip(got, want)):
+        assert (a.dtype, a.device)==(b.dtype, b.device), i
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+def test_autocast_changes_nothing_in_the_threads(two_threads):
+    def loss():
+        x,w,y = drawn(0, 700, 24, 60)
+        x.requires_grad_(); w.requires_grad_()
+        loss = avh_loss(x, w, y, 5., engine='numba')
+        return loss.detach(),*torch.autograd.grad(loss, (x, w)),av.avh(x, w, y, engine='numba')
+    want = loss()
+    with torch.autocast('cpu', torch.bfloat16): got = loss()
+    for a,b in zip(got, want): assert torch.equal(a, b)
+
+# what is kept on disk
+
+def test_compiled_code_is_kept_until_a_page_changes_that_has_a_part_in_it(tmp_path, monkeypatch):
+    import avh_nb.engine.numba_kernels as kernels
+    if not hasattr(kernels.norms, 'stats'): pytest.skip('nothing is compiled here')
+    path = tmp_path/'page.py'
+    path.write_text('from avh_nb.engine.numba_kernels import compiled\n@compiled\ndef f(x): return x+1\n')
+    def misses():
+        spec = importlib.util.spec_from_file_location('page', path)
+        module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+        assert module.f(1)==2
+        return sum(module.f.stats.cache_misses.values())
+    assert (misses(), misses())==(1, 0)
+    monkeypatch.setattr(kernels, '_PAGES', b'another')
+    assert (misses(), misses())==(1, 0)
 
 # the product
 

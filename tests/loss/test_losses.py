@@ -1,7 +1,8 @@
 "The AVH loss against a slow float64 formula, at the ends of the circle, under autocast and compile; and the mistakes that it must not be."
-import math
+import copy, math
 from functools import partial
 import pytest, torch, torch.nn.functional as F
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from hypothesis import given, settings, strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 import avh_nb as av, avh_nb.loss.fused as numbers
@@ -98,6 +99,68 @@ def test_gradients_are_made_once_and_only_where_they_are_wanted(monkeypatch):
     assert made==[False, False, True] and loss==quiet
     for a,b in zip(first, torch.autograd.grad(loss, (x, w))): assert torch.equal(a, b) # a retained graph gives the same again
 
+# derivatives of any kind
+
+LEARNT = dict(scale=torch.tensor(2., dtype=torch.float64, requires_grad=True))
+
+@pytest.mark.parametrize('options', [dict(scale=3.), dict(scale=3., label_smoothing=.1), dict(scale=3., reduction='none'), LEARNT], ids=['fused', 'smooth', 'none', 'learnt'])
+@pytest.mark.parametrize('fixed', ['x', 'w'])
+def test_a_gradient_penalty_with_the_other_side_fixed(options, fixed):
+    x,w,y = data(6)
+    def penalty(x, w):
+        v = w if fixed=='x' else x
+        g, = torch.autograd.grad(avh_loss(x, w, y, **options).sum(), v, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), v)[0]
+    torch.testing.assert_close(penalty(*((x.detach(), w) if fixed=='x' else (x, w.detach()))), penalty(x, w), rtol=1e-12, atol=1e-14)
+    assert gradgradcheck(lambda v: avh_loss(*((x.detach(), v) if fixed=='x' else (v, w.detach())), y, **options).sum(), (w if fixed=='x' else x,))
+
+WAYS = dict(loss={}, sum=dict(reduction='sum'), none=dict(reduction='none'), smooth=dict(label_smoothing=.1), weight=dict(weight=torch.tensor([1., 2, 3, .5]).double()))
+
+@pytest.mark.parametrize('options', WAYS.values(), ids=WAYS)
+def test_gradients_of_each_sample_are_those_of_a_loop(options):
+    x,w,y = data(6)
+    y[2] = -100
+    def one(w, x, y): return avh_loss(x[None], w, y[None], 3., **options).sum()
+    loop = torch.stack([grads(one(w, *pair), w)[0] for pair in zip(x, y)])
+    torch.testing.assert_close(vmap(grad(one), (None, 0, 0))(w.detach(), x.detach(), y), loop, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(vmap(lambda y: one(w, x[0], y))(y), torch.stack([one(w, x[0], v) for v in y])) # only the label differs
+
+@pytest.mark.parametrize('learn_scale', [False, True])
+@pytest.mark.parametrize('kind', [AngularLinear, AVHLoss])
+def test_modules_within_torch_func(kind, learn_scale):
+    x,_,y = data(6)
+    torch.manual_seed(0)
+    module = kind(5, 4, scale=3., learn_scale=learn_scale).double()
+    def loss(parameters, x, y):
+        if kind is AVHLoss: return functional_call(module, parameters, (x[None], y[None]))
+        return F.cross_entropy(functional_call(module, parameters, (x[None],)), y[None])
+    parameters = dict(module.named_parameters())
+    got = vmap(grad(loss), (None, 0, 0))(parameters, x.detach(), y)
+    for i in range(6):
+        for (name,p),g in zip(parameters.items(), torch.autograd.grad(loss(parameters, x[i].detach(), y[i]), parameters.values())):
+            torch.testing.assert_close(got[name][i], g, rtol=1e-9, atol=1e-12, msg=name)
+
+@pytest.mark.parametrize('f', [lambda x, w: av.angles(x, w), lambda x, w: angular_logits(x, w, 2.), lambda x, w: angular_logits(x, w, 2., torch.arange(6)%4), lambda x, w: avh_loss(x, w, torch.arange(6)%4, 3.),
+    lambda x, w: avh_loss(x, w, torch.eye(4).double()[torch.arange(6)%4]*.8+.05, 3.)], ids=['angles', 'logits', 'logits of labels', 'loss', 'soft'])
+def test_forwards_backwards_and_twice(f):
+    x,w,_ = (t.detach() for t in data(6))
+    g = torch.Generator().manual_seed(1)
+    dx,dw = torch.randn(6, 5, generator=g, dtype=torch.float64),torch.randn(4, 5, generator=g, dtype=torch.float64)
+    value,change = jvp(f, (x, w), (dx, dw))
+    torch.testing.assert_close(value, f(x, w)); torch.testing.assert_close(change, (f(x+1e-6*dx, w+1e-6*dw)-f(x-1e-6*dx, w-1e-6*dw))/2e-6, rtol=1e-6, atol=1e-7)
+    for arg in (0, 1): torch.testing.assert_close(jacfwd(f, arg)(x, w), jacrev(f, arg)(x, w), rtol=1e-9, atol=1e-12)
+    def total(x, w): return f(x, w).square().sum()
+    torch.testing.assert_close(hessian(total)(x, w), torch.autograd.functional.hessian(lambda x: total(x, w), x), rtol=1e-8, atol=1e-10)
+
+def test_angles_are_looked_at_within_vmap_too():
+    x,w,_ = (t.detach() for t in data(6))
+    torch.testing.assert_close(vmap(vmap(lambda a, b: av.angles(a[None], b[None])[0, 0], (None, 0)), (0, None))(x, w), av.angles(x, w))
+    x[2] = 0
+    with pytest.warns(UserWarning, match='1 of 1 rows of x are zero'): each = vmap(lambda a: av.angles(a[None], w)[0])(x)
+    assert each[2].isnan().all() and each.isnan().sum()==4
+    with pytest.raises(ValueError, match='x: 1 of 1 rows'): vmap(lambda a: av.angles(a[None], w, on_invalid='raise')[0])(x)
+    with pytest.raises(ValueError, match='class 1\\) is zero'): vmap(lambda a: av.angles(a[None], w*torch.tensor([[1.], [0], [1], [1]]))[0])(x)
+
 # the ends
 
 def limit(x, w, y, scale):
@@ -141,6 +204,28 @@ def test_near_the_label_the_float32_gradient_is_right(angle):
         got, = grads(avh_loss(x32, w32, torch.tensor([0]), 5., reduction=reduction).sum(), x32)
         want = limit(x32[0].detach(), w32, 0, 5.)
         assert (got[0]-want).norm()<.03*want.norm(), (reduction, got, want)
+
+@pytest.mark.parametrize('cosine,bound', [(.999, 2e-5), (.99999, 2e-4), (.9999999, 2e-3)])
+@pytest.mark.parametrize('way', ['layer', 'soft', 'smooth'])
+def test_near_a_class_vector_the_gradient_needs_no_label(way, cosine, bound):
+    "float32 against float64 with every angle by the half-angle form; the loss is known where the layer is asked for logits"
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(10, 16, generator=g)
+    y = torch.randint(10, (50,), generator=g)
+    of = F.normalize(w.double(), dim=1)[y]
+    away = torch.randn(50, 16, generator=g).double()
+    away = F.normalize(away-(away*of).sum(1, keepdim=True)*of, dim=1)
+    x = (3*(cosine*of+math.sqrt(1-cosine**2)*away)).float()
+    target = F.one_hot(y, 10)*.9+.1/10
+    def loss(x, w):
+        if way=='layer': return F.cross_entropy(angular_logits(x, w, 5.), target.to(x.dtype))
+        return avh_loss(x, w, *((target.to(x.dtype), 5.) if way=='soft' else (y, 5.)), label_smoothing=.1*(way=='smooth'))
+    def exact(x, w):
+        u,v = F.normalize(x, dim=1)[:, None],F.normalize(w, dim=1)
+        return F.cross_entropy(-5*2*torch.atan2((u-v).norm(dim=2), (u+v).norm(dim=2)), target.double())
+    rough,fine = [x.requires_grad_(), w.requires_grad_()],[t.detach().double().requires_grad_() for t in (x, w)]
+    (gx,gw),(fx,fw) = torch.autograd.grad(loss(*rough), rough),torch.autograd.grad(exact(*fine), fine)
+    assert ((gx-fx).norm(dim=1)/fx.norm(dim=1)).max()<bound and (gw-fw).norm()/fw.norm()<2*bound
 
 def test_a_step_from_a_wrong_class_leaves_it():
     for dtype in (torch.float32, torch.float64):
@@ -232,12 +317,88 @@ def test_layer_and_module_agree_and_keep_their_parameters():
     weighted = AVHLoss(w=layer.weight, scale=3., weight=torch.tensor([1., 2, 3, 4]), ignore_index=1, reduction='sum')
     torch.testing.assert_close(weighted(x, y), avh_loss(x, layer.weight, y, 3., torch.tensor([1., 2, 3, 4]), 1, 'sum'))
 
+# the scale is part of what is saved
+
+def network(scale=None, learn_scale=False): return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Sequential(AngularLinear(5, 4, scale, learn_scale)))
+
+def without_scale(state): return {k: v for k,v in state.items() if not k.endswith('fixed_scale')}
+
+@pytest.mark.parametrize('way', ['state_dict', 'torch', 'safetensors', 'copy', 'compiled', 'half', 'assign'])
+def test_a_fixed_scale_travels_with_the_weights(tmp_path, way):
+    saved,x = network(5.3),torch.randn(9, 6)
+    state = saved.state_dict()
+    if way=='torch': torch.save(state, tmp_path/'a.pt'); state = torch.load(tmp_path/'a.pt', weights_only=True)
+    if way=='safetensors':
+        files = pytest.importorskip('safetensors.torch')
+        files.save_file(state, tmp_path/'a.safetensors'); state = files.load_file(tmp_path/'a.safetensors')
+    if way=='copy': state = copy.deepcopy(saved).state_dict()
+    if way=='compiled': state = {k.removeprefix('_orig_mod.'): v for k,v in torch.compile(saved).state_dict().items()}
+    loaded = network()
+    assert loaded[1][0].scale!=5.3
+    if way=='half': loaded.half()
+    loaded.load_state_dict(state, assign=way=='assign')
+    assert loaded[1][0].scale==loaded[1][0].angular_scale==5.3 # to the last digit
+    if way!='half': assert torch.equal(loaded(x), saved(x))
+
+def test_modules_of_the_loss_keep_it_too():
+    a,b = AVHLoss(5, 4, scale=2.5),AVHLoss(5, 4)
+    b.load_state_dict(a.state_dict())
+    x,_,y = data(dtype=torch.float32)
+    assert b.scale==2.5 and torch.equal(a(x, y), b(x, y))
+
+def test_a_file_from_before_loads_with_a_word():
+    old,loaded = without_scale(network(5.).state_dict()),network(3.)
+    with pytest.warns(UserWarning, match=r'^1\.0: the state_dict has no scale.*it stays 3, that of the constructor'): loaded.load_state_dict(old)
+    assert loaded[1][0].scale==3. and torch.equal(loaded[1][0].weight, old['1.0.weight'])
+    with pytest.warns(UserWarning, match='^AngularLinear: the state_dict has no scale'): AngularLinear(5, 4).load_state_dict(dict(weight=torch.ones(4, 5)))
+    loaded.load_state_dict(dict(list(old.items())[:2]), strict=False) # of a part that has no such layer nothing is said
+    learnt = network(3., learn_scale=True)
+    learnt.load_state_dict(network(7., learn_scale=True).state_dict())
+    assert learnt[1][0].angular_scale==pytest.approx(7.) and 'fixed_scale' not in str(list(learnt.state_dict()))
+    with pytest.raises(RuntimeError, match='Missing.*log_scale'): learnt.load_state_dict(network(3.).state_dict())
+
+def test_a_scale_that_is_none_is_not_loaded():
+    state = network(5.).state_dict()
+    state['1.0.fixed_scale'] = torch.tensor(-5.)
+    with pytest.raises(ValueError, match='scale: expected above 0'): network().load_state_dict(state)
+
+def test_a_checkpoint_from_before_is_resumed(tmp_path, monkeypatch):
+    checkpoint = pytest.importorskip('avh_nb.train.checkpoint')
+    model = network(5.)
+    optimizer = torch.optim.SGD(model.parameters(), .1)
+    with monkeypatch.context() as patch:
+        patch.setattr(AngularLinear, '_save_to_state_dict', torch.nn.Module._save_to_state_dict)
+        checkpoint.save_checkpoint(tmp_path/'old', model, optimizer, None, dict(epoch=3))
+    checkpoint.save_checkpoint(tmp_path/'new', model, optimizer, None, dict(epoch=4))
+    with pytest.warns(UserWarning, match='1.0: the state_dict has no scale'): assert checkpoint.load_checkpoint(tmp_path/'old', network(5.), optimizer, None)==dict(epoch=3)
+    other = network(2.)
+    assert checkpoint.load_checkpoint(tmp_path/'new', other, optimizer, None)==dict(epoch=4) and other[1][0].scale==5.
+
+def test_a_layer_is_made_where_and_as_it_is_asked_for():
+    torch.manual_seed(0); layer = AngularLinear(5, 4)
+    torch.manual_seed(0); assert torch.equal(layer.weight, torch.nn.Linear(5, 4, bias=False).weight)
+    with torch.device('meta'): deferred = AngularLinear(5, 4, scale=3., learn_scale=True)
+    assert all(p.is_meta for p in deferred.parameters())
+    deferred.to_empty(device='cpu'); deferred.reset_parameters()
+    assert deferred.angular_scale==pytest.approx(3.) and deferred.weight.abs().max()<=5**-.5
+    asked = AngularLinear(5, 4, learn_scale=True, device='meta', dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in asked.parameters()}=={('meta', torch.bfloat16)}
+
+def test_a_traced_network_has_the_layer_as_one_node():
+    model,x = network(3., learn_scale=True),torch.randn(9, 6)
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(x), model(x)) and [n.op for n in traced.graph.nodes].count('call_function')==1
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
 ERRORS = [
     (dict(y=torch.tensor([0, 1, 4])), 'y: expected labels from 0 to 3, got 4 at index 2'),
     (dict(y=torch.tensor([0, -1, 2])), 'y: expected labels from 0 to 3, got -1 at index 1'),
     (dict(y=torch.tensor([0, 1])), 'y: expected 3 labels'),
     (dict(y=torch.rand(3, 5)), r'y: expected soft targets of shape \(3, 4\)'),
     (dict(y=[0, 1, 2]), 'y: expected a tensor'),
+    (dict(scale=torch.tensor(-5.)), 'scale: expected above 0 and finite, got -5'), (dict(scale=torch.tensor(math.nan), reduction='none'), 'scale: expected above 0'), (dict(scale=torch.ones(4)), r'scale: expected a single number, got shape \(4,\)'),
+    (dict(engine='fast'), 'engine: expected one of torch, numba'), (dict(engine='fast', label_smoothing=.1), 'engine: expected one of torch, numba'),
+    (dict(weight=[1.]*4), r'weight: expected shape \(4,\), one a class, got list'),
     (dict(scale=0.), 'scale: expected above 0'), (dict(scale=-1.), 'scale: expected above 0'), (dict(scale=math.nan), 'scale: expected above 0'),
     (dict(x=torch.randn(3, 6)), 'x: expected 5 columns'), (dict(x=torch.randn(5)), r'x: expected shape \(N, D\)'),
     (dict(weight=torch.ones(3)), r'weight: expected shape \(4,\)'), (dict(reduction='median'), "reduction: expected 'mean', 'sum' or 'none'"), (dict(label_smoothing=1.5), 'label_smoothing: expected from 0 to 1'),
@@ -247,8 +408,16 @@ def test_errors_name_the_argument(wrong, message):
     _,w,_ = data(dtype=torch.float32)
     with pytest.raises(ValueError, match=message): avh_loss(**{**dict(x=torch.randn(3, 5), w=w, y=torch.tensor([0, 1, 2]), scale=3.), **wrong})
 
+@pytest.mark.parametrize('options,what', [(dict(label_smoothing=.1), 'label smoothing'), (dict(reduction='none'), 'no reduction'), (dict(scale=torch.tensor(2.)), 'a learnt scale'), (dict(y=torch.rand(3, 4)), 'soft targets')])
+def test_an_engine_is_not_named_in_vain(options, what):
+    pytest.importorskip('numba')
+    _,w,_ = data(dtype=torch.float32)
+    options = {**dict(x=torch.randn(3, 5), w=w, y=torch.tensor([0, 1, 2]), scale=3.), **options}
+    with pytest.raises(ValueError, match=f'engine: numba has no part in a loss with {what}'): avh_loss(engine='numba', **options)
+    assert torch.equal(avh_loss(engine='torch', **options), avh_loss(**options)) # the logits are its own
+
 def test_errors_of_layers():
-    for make in (lambda: AngularLinear(5, 4, scale=0), lambda: AVHLoss(5, 4, scale=-1), lambda: neighbour('cosine', 5, 4, 0)):
+    for make in (lambda: AngularLinear(5, 4, scale=0), lambda: AngularLinear(5, 4, scale=torch.tensor(-5.)), lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), torch.tensor(-5.)), lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), -5.), lambda: AVHLoss(5, 4, scale=-1), lambda: neighbour('cosine', 5, 4, 0)):
         with pytest.raises(ValueError, match='scale: expected above 0'): make()
     with pytest.raises(ValueError, match='in_features, out_features'): AVHLoss(5)
     with pytest.raises(ValueError, match='x: expected 5 columns'): AngularLinear(5, 4)(torch.randn(3, 6))

@@ -1,4 +1,5 @@
 "Two processes that share the classes find what one process finds."
+from datetime import timedelta
 import numpy as np, pytest, torch, torch.distributed as dist, torch.multiprocessing as mp
 import avh_nb as av
 from avh_nb.loss.angular import avh_loss
@@ -14,7 +15,8 @@ def data(dtype=torch.float32):
 
 def together(rank, file, case, results):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{file}', rank=rank, world_size=2)
+    # whoever waits in vain fails
+    dist.init_process_group('gloo', init_method=f'file://{file}', rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try: results[rank] = case(slice(0, 29) if rank==0 else slice(29, 41))
     except ValueError as e: results[rank] = f'ValueError: {e}'
     finally: dist.destroy_process_group()
@@ -88,6 +90,38 @@ def mistaken_case(mine):
 def test_a_mistake_on_one_rank_is_told_on_all(tmp_path):
     first,second = both(tmp_path, mistaken_case)
     assert 'rank 1 was given what it' in first and 'row 6 (class 6) is zero' in second
+
+def wrong_types():
+    "What one rank may be given by mistake"
+    x,w,y,_ = data()
+    def score(**wrong): return lambda mine: sharded_score(**{**dict(x=x, w=w[mine], y=y), **wrong})
+    def loss(**wrong): return lambda mine: sharded_avh_loss(**{**dict(x=x, w=w[mine], y=y), **wrong})
+    return dict(x=score(x=x.tolist()), w=score(w=None), labels=score(y=y.tolist()), bias=score(bias=[0.]*12), scale=score(scale='5'), engine=score(engine=3),
+        infinite_bias=score(bias=torch.full((12,), torch.inf)), features=loss(x=None), classes=loss(w=[1.]), targets=loss(y=None), factor=loss(scale='5'))
+
+def wrong_types_case(mine):
+    said = {}
+    for name,call in wrong_types().items():
+        right = (sharded_avh_loss if name in ('features', 'classes', 'targets', 'factor') else sharded_score)
+        x,w,y,_ = data()
+        try: call(mine) if mine.start else right(x, w[mine], y)
+        except Exception as e: said[name] = f'{type(e).__name__}: {e}'
+    return said,str(sharded_score(x, w[mine], y).avh.sum().item()) # and all goes on
+
+def test_a_wrong_type_on_one_rank_is_told_on_all(tmp_path):
+    (first,a),(second,b) = both(tmp_path, wrong_types_case)
+    assert a==b and list(first)==list(second)==list(wrong_types())
+    assert set(first.values())=={"ValueError: rank 1 was given what it can't take; its own error says what"}
+    for name,start in dict(x='x: expected a tensor', w='w: expected a tensor', labels='y: expected a tensor', bias='bias: expected shape', engine='engine: expected one of',
+        infinite_bias='bias: expected numbers below infinity, got inf at index 0 of this rank', features='x: expected a tensor', classes='w: expected a tensor').items():
+        assert second[name].startswith(f'ValueError: {start}'), second[name]
+
+def learnt_case(mine):
+    x,w,y,_ = data()
+    return sharded_avh_loss(x, w[mine], y, torch.tensor(5., requires_grad=True))
+
+def test_a_learnt_scale_is_not_left_without_its_gradient(tmp_path):
+    for said in both(tmp_path, learnt_case): assert said=='ValueError: scale: expected a number; a learnt one gets no gradient over ranks'
 
 def half_case(mine):
     x,w,y,_ = data(torch.bfloat16)
