@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from torch import nn
 import avh_nb as av
-from avh_nb.measure.batch import unpack_batch
+from avh_nb.measure.head import unpack_batch
 
 g = torch.Generator().manual_seed(0)
 X,Y = torch.randn(12, 6, generator=g),torch.randint(4, (12,), generator=g)
