@@ -75,11 +75,11 @@ def _model_ran(self: Listener, model, args, output):
 @patch
 def _head_ran(self: Listener, layer, entered, out):
     if layer.training: return
-    head = Head.of(layer)
+    self.head = head = Head.of(layer)
     x = head.features(entered)
     if not self.checked: check_logits(head, x, out, self.found)
     self.checked,self.made = True,[out.detach()] # to be held against what the model returns
-    self.parts.append(head.score(x, self._labels(len(x))).cpu())
+    self.parts.append(head.unreported(x, self._labels(len(x))).cpu())
 
 @patch
 def _labels(self: Listener, n):
@@ -101,7 +101,9 @@ def frame(self: Listener):
     if not self.parts:
         raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself"+unheard(self.model))
     if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")
-    frame = Scores.cat(self.parts).to_frame()
+    scores = Scores.cat(self.parts)
+    self.head.report(scores) # once, with the places among all samples
+    frame = scores.to_frame()
     if self.labels:
         labels = torch.cat(self.labels).numpy()
         if len(labels)!=len(frame): raise ValueError(f"labels: {len(labels)} for {len(frame)} samples; expected all or none")

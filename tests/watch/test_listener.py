@@ -83,3 +83,11 @@ def test_labels_are_of_all_samples_or_of_none():
     model(x); model(x, labels=torch.arange(4)%3)
     listener.close()
     with pytest.raises(ValueError, match='labels: 4 for 8 samples; expected all or none'): listener.frame()
+
+def test_samples_without_a_direction_are_told_once():
+    model,x = Returns(lambda z: z).eval(),torch.randn(8, 4)
+    model.net[0].bias.data.zero_()
+    x[[5, 7]] = 0.
+    with pytest.warns(UserWarning) as said: frame = heard(model, x)
+    assert [str(w.message).split(';')[0] for w in said]==['2 of 8 rows of x are zero or not finite, the first at index 5']
+    assert frame.avh.isna().tolist()==[False]*5+[True, False, True]
