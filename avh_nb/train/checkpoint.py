@@ -163,6 +163,7 @@ class Keeper:
 def agree(self: Keeper, info):
     "Raise `ValueError` where a checkpoint is of another run; warn where it began with other weights, or does not say"
     this,instead = f'checkpoint: {self.checkpoint}','give another file, or remove this one to begin anew'
+    if not (isinstance(info, dict) and 'identity' in info): raise ValueError(f"{this} is of no training; {instead}")
     for k,v in self.identity.items():
         found = info['identity'].get(k)
         if found!=v: raise ValueError(f"{this} is of a run with {k} {found}, expected {v}; {instead}")

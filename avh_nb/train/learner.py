@@ -59,18 +59,16 @@ class Learner(Training):
         super().__init__(epochs, len(train)//batch_size, seed, identity, checkpoint=checkpoint, progress=progress)
         self._prepare(model, lr, schedule, weight_decay, mixed_precision, device)
 
-    def _check(self, model, train):
-        "Raise `ValueError` unless every image has a label that the head knows"
-        n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
-        off = ((train.y<0) | (train.y>=n)).nonzero()
-        if len(off):
-            i = off[0].item()
-            raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
-    def data(self):
-        "Fingerprints of the images and of their labels"
-        return dict(images=fingerprint(self.train.x), labels=fingerprint(self.train.y, list(map(str, self.train.classes))))
-
 # %% ../../nbs/train/learner.ipynb #970fa578
+@patch
+def _check(self: Learner, model, train):
+    "Raise `ValueError` unless every image has a label that the head knows"
+    n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
+    off = ((train.y<0) | (train.y>=n)).nonzero()
+    if len(off):
+        i = off[0].item()
+        raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
+
 @patch
 def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device):
     "Place the model, and make optimizer and schedule"
@@ -96,6 +94,10 @@ def epoch(self: Learner):
 def bare_model(self: Learner):
     "The model as it was given, without Accelerate's wrapping"
     return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+@patch
+def data(self: Learner):
+    "Fingerprints of the images and of their labels"
+    return dict(images=fingerprint(self.train.x), labels=fingerprint(self.train.y, list(map(str, self.train.classes))))
 @patch
 def parts(self: Learner):
     "What goes into a checkpoint: model, optimizer and schedule"

@@ -170,6 +170,24 @@ def test_sizes_that_differ_are_named_when_they_are_read(tmp_path):
     d = Domain.of(ImageFolder(folder_of_images(tmp_path/'photos')), prepare=lambda x: x/255)
     with pytest.raises(ValueError, match=r'dataset: item 1 is .*\(3, 8, 10\), another .*\(3, 8, 8\); a transform has to bring all to one size'): d.inputs(torch.tensor([0, 1]), None)
 
+def test_in_memory_every_sample_counts_and_on_demand_two_hundred():
+    x = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
+    changed = x.clone(); changed[501, 0, 1, 1] = 1
+    assert Domain.of((x, Y[:1].expand(1000))).fingerprint()!=Domain.of((changed, Y[:1].expand(1000))).fingerprint()
+    class Many(Dataset):
+        targets,read = [0]*1000,0
+        def __len__(self): return 1000
+        def __getitem__(self, i): self.read += 1; return x[i]+i%7,0
+    many = Many()
+    d = Domain.of(many, prepare=lambda x: x/255)
+    many.read = 0
+    assert d.fingerprint()==d.fingerprint() and many.read==2*(200+16)
+
+def test_another_preparation_is_another_domain():
+    def prints(*args): return Domain.of((BYTES, Y), *args).fingerprint()['inputs']
+    assert prints()==prints(Normalise(Images(BYTES, Y, tuple('abc'), '')))!=prints(lambda x: x/255)
+    assert prints()==prints(None, mirror) # augmentation acts in training alone
+
 def test_labels_keep_their_kind():
     assert as_labels([np.int8(1), torch.tensor(2), True], 3).tolist()==[1, 2, 1]
     assert OnDemand(Pictures())[torch.tensor([3])].dtype==torch.uint8
