@@ -88,9 +88,9 @@ def avh_loss(
     """Cross-entropy of s(π − A(x, w_c)) (the AVH loss of the paper, with its minus and logarithm);
     raises `ValueError` that names the argument. A NaN in a feature gives NaN, as with cross-entropy;
     a feature of zeros is at 90 degrees to all classes and gets no gradient"""
+    y,counted = _checked_labels(x, w, y, ignore_index)
     if scale is None: scale = default_scale(len(w))
     _check_options(scale, reduction, label_smoothing)
-    y,counted = _checked_labels(x, w, y, ignore_index)
     dtype = compute_dtype(x, w)
     weight = _checked_weight(weight, len(w), dtype)
     if soft := counted is None: count = max(1, len(x))
