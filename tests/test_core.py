@@ -28,7 +28,7 @@ def test_a_file_that_is_mapped_for_reading_is_neither_copied_nor_written_to(tmp_
     for name,a in dict(x=x, w=w, y=y).items(): np.save(tmp_path/f'{name}.npy', a)
     mapped = {n: np.load(tmp_path/f'{n}.npy', mmap_mode='r') for n in 'xwy'}
     digests = {n: hashlib.sha256((tmp_path/f'{n}.npy').read_bytes()).hexdigest() for n in 'xwy'}
-    for n,a in mapped.items(): assert not a.flags.writeable and as_tensor(a).data_ptr()==a.ctypes.data
+    for a in mapped.values(): assert not a.flags.writeable and as_tensor(a).data_ptr()==a.ctypes.data
     mx,mw,my = mapped.values()
     assert np.array_equal(av.avh(mx, mw, my, engine=engine), av.avh(x, w, y, engine=engine))
     for labels in ((y, my), (None, None)):
@@ -122,11 +122,14 @@ def everything():
     learnt('angles', lambda a, b: av.angles(a, b).square().mean())
     layer = AngularLinear(24, 30, scale=5.)
     learnt('layer', lambda a, b: F.cross_entropy(torch.func.functional_call(layer, dict(weight=b), (a,)), y))
-    for engine in ENGINES: learnt(f'{engine} loss', lambda a, b: avh_loss(a, b, y, 5., engine=engine)); learnt(f'{engine} loss 30', lambda a, b: avh_loss(a, b, y, 30., engine=engine))
-    for name,options in dict(smooth=dict(label_smoothing=.1), none=dict(reduction='none'), learnt=dict(scale=torch.tensor(5.))).items():
-        learnt(name, lambda a, b: avh_loss(a, b, y, **{'scale': 5., **options}).sum())
+    ways = {f'{e} loss {s}': dict(scale=s, engine=e) for e in ENGINES for s in (5., 30.)}
+    ways |= dict(smooth=dict(label_smoothing=.1), none=dict(reduction='none'), learnt=dict(scale=torch.tensor(5.)))
+    for name,options in ways.items(): learnt(name, lambda a, b, o=options: avh_loss(a, b, y, **{'scale': 5., **o}).sum())
     learnt('soft', lambda a, b: avh_loss(a, b, F.one_hot(y, 30)*.9+.1/30, 5.))
     return res
+
+def same(got, want):
+    for k in want: torch.testing.assert_close(got[k], want[k], rtol=1e-4, atol=2e-6*want[k].abs().max().item(), equal_nan=True, msg=lambda m, k=k: f'{k}: {m}')
 
 @pytest.mark.parametrize('name', SETTINGS)
 def test_no_setting_takes_digits_off(name):
@@ -136,13 +139,13 @@ def test_no_setting_takes_digits_off(name):
         assert ((x@w.T)-x.double()@w.double().T).abs().max()>1e-2 # it does multiply coarsely
         got = everything()
     assert got.keys()==want.keys()
-    for k in want: torch.testing.assert_close(got[k], want[k], rtol=1e-4, atol=2e-6*want[k].abs().max().item(), equal_nan=True, msg=lambda m: f'{k}: {m}')
+    same(got, want)
 
 def test_autocast_takes_no_digits_off():
     want = everything()
     with torch.autocast('cpu', torch.bfloat16): got = everything()
     second = [k for k in want if k[-2:] in (' 3', ' 4')] # derivatives, which PyTorch itself makes of the first: not within autocast
-    for k in want.keys()-set(second): torch.testing.assert_close(got[k], want[k], rtol=1e-4, atol=2e-6*want[k].abs().max().item(), equal_nan=True, msg=lambda m: f'{k}: {m}')
+    same(got, {k: v for k,v in want.items() if k not in second})
 
 @pytest.mark.parametrize('name', SETTINGS)
 def test_the_setting_is_read_as_it_is(name):
@@ -175,10 +178,10 @@ def test_a_compiled_graph_multiplies_exactly_too(name):
     for f in (lambda x, y: F.cross_entropy(layer(x), y), lambda x, y: avh_loss(x, layer.weight, y, 3.)):
         for on in (False, True):
             torch._dynamo.reset(); made.clear()
-            def run(): return torch.compile(f, backend=backend, fullgraph=True)(x, y)
-            if not on: value = run()
+            compiled = torch.compile(f, backend=backend, fullgraph=True)
+            if not on: value = compiled(x, y)
             else:
-                with coarse(name): assert torch.allclose(run(), value)
+                with coarse(name): assert torch.allclose(compiled(x, y), value)
             assert ('double' in made[0] or 'float64' in made[0])==on
 
 def test_the_result_goes_where_it_is_wanted():
@@ -186,7 +189,7 @@ def test_the_result_goes_where_it_is_wanted():
     out,want = torch.ones(60, 30),x@w.T
     for on in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(exact_product.__globals__, 'reduced', lambda device_type: on)
+            patch.setitem(exact_product.__globals__, 'reduced', lambda device_type, on=on: on)
             assert exact_product(x, w.T, out=out) is out
             torch.testing.assert_close(out, want)
             exact_product(x, w.T, out=out, add=True)

@@ -20,7 +20,8 @@ P = tuple(map(float32, ARCCOS))
 # sums in any order, but a NaN stays a NaN, and 1/0 is infinite
 QUICK = dict(nogil=True, cache=True, error_model='numpy', fastmath={'reassoc', 'contract', 'nsz', 'arcp'})
 
-_PAGES = hashlib.sha256(b''.join(pkgutil.get_data('avh_nb', p) for p in ('angle.py', 'engine/tally.py', 'engine/numba_kernels.py'))).digest()
+_PARTS = 'angle.py','engine/tally.py','engine/numba_kernels.py' # whose numbers and functions go into what is compiled
+_PAGES = hashlib.sha256(b''.join(pkgutil.get_data('avh_nb', p) for p in _PARTS)).digest()
 
 def compiled(f):
     "Compile `f`, and keep it until a page changes that has a part in it"

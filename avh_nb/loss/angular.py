@@ -83,21 +83,22 @@ def avh_loss(
     ignore_index: int=-100, # Samples with this label do not count
     reduction: str='mean', # 'mean', 'sum' or 'none'
     label_smoothing: float=0., # From 0 to 1
-    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is, and PyTorch where none has a part
+    engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
 )->torch.Tensor: # A single number; (N,) for 'none'
     """Cross-entropy of s(π − A(x, w_c)) (the AVH loss of the paper, with its minus and logarithm);
     raises `ValueError` that names the argument. A NaN in a feature gives NaN, as with cross-entropy;
     a feature of zeros is at 90 degrees to all classes and gets no gradient"""
+    y,counted = _checked_labels(x, w, y, ignore_index)
     if scale is None: scale = default_scale(len(w))
     _check_options(scale, reduction, label_smoothing)
-    y,counted = _checked_labels(x, w, y, ignore_index)
     dtype = compute_dtype(x, w)
     weight = _checked_weight(weight, len(w), dtype)
     if soft := counted is None: count = max(1, len(x))
     else:
         share = counted.to(dtype) if weight is None else counted*weight[y]
         count = share.sum().clamp(min=torch.finfo(dtype).tiny) # 0/0 is 0 here
-    plain = dict(soft_targets=soft, no_reduction=reduction=='none', label_smoothing=label_smoothing, a_learnt_scale=isinstance(scale, torch.Tensor))
+    plain = dict(soft_targets=soft, no_reduction=reduction=='none', label_smoothing=label_smoothing>0,
+        a_learnt_scale=isinstance(scale, torch.Tensor))
     _checked_engine(engine, x, w, **plain)
     if not any(plain.values()) and not traced():
         if reduction=='mean': share = share/count

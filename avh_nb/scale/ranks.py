@@ -88,8 +88,8 @@ def _check_head(w, bias, scale):
     if bias is not None:
         found = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
         if found!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one a class of this rank, got {found}")
-        wrong = (~(bias<math.inf)).nonzero()
-        if len(wrong): raise ValueError(f"bias: expected numbers below infinity, got {bias[wrong[0]].item()} at index {wrong[0].item()} of this rank")
+        for i in (~(bias<math.inf)).nonzero()[:1, 0].tolist():
+            raise ValueError(f"bias: expected numbers below infinity, got {bias[i].item()} at index {i} of this rank")
     if scale is None: return
     check_scale(scale)
     if bias is not None: raise ValueError("scale: expected no bias beside it")

@@ -137,7 +137,7 @@ def test_modules_within_torch_func(kind, learn_scale):
     parameters = dict(module.named_parameters())
     got = vmap(grad(loss), (None, 0, 0))(parameters, x.detach(), y)
     for i in range(6):
-        for (name,p),g in zip(parameters.items(), torch.autograd.grad(loss(parameters, x[i].detach(), y[i]), parameters.values())):
+        for name,g in zip(parameters, torch.autograd.grad(loss(parameters, x[i].detach(), y[i]), parameters.values())):
             torch.testing.assert_close(got[name][i], g, rtol=1e-9, atol=1e-12, msg=name)
 
 @pytest.mark.parametrize('f', [lambda x, w: av.angles(x, w), lambda x, w: angular_logits(x, w, 2.), lambda x, w: angular_logits(x, w, 2., torch.arange(6)%4), lambda x, w: avh_loss(x, w, torch.arange(6)%4, 3.),

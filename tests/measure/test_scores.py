@@ -110,7 +110,7 @@ def test_precision_settings_of_training_do_not_reach_the_scores(setting):
         torch.set_float32_matmul_precision('medium')
         try: after = av.avh(x, w, y)
         finally: torch.set_float32_matmul_precision('highest')
-    torch.testing.assert_close(after, before, rtol=1e-6, atol=0) # where a setting reduces products, they are taken otherwise
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=0) # their products are taken in float64 then
 
 def test_memory_is_a_block_and_the_result():
     "(20000, 64, 2000) has 160 MB of angles"
