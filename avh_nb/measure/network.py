@@ -63,7 +63,9 @@ def hear(
     f, # Called with what enters the layer and what comes out
 ): # Handle, to be removed
     "Call a function each time a layer runs"
-    return layer.register_forward_hook(lambda m, args, kwargs, out: f((*args, *kwargs.values(), None)[0], out), with_kwargs=True)
+    def hook(module, args, kwargs, out): f((*args, *kwargs.values(), None)[0], out)
+    if 'torch._dynamo' in sys.modules: hook = torch.compiler.disable(hook) # or a compiler that meets it would look into it
+    return layer.register_forward_hook(hook, with_kwargs=True)
 
 def eager():
     "A context in which compiled models run as they were written, so that every hook fires (PyTorch from 2.6 on)"

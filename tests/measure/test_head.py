@@ -194,7 +194,7 @@ def test_data_parallel():
 def state(model): return {k: v.clone() for k,v in model.state_dict().items()}
 
 def old_weight_norm(layer):
-    with pytest.warns(FutureWarning): return torch.nn.utils.weight_norm(layer)
+    with pytest.warns((FutureWarning, UserWarning)): return torch.nn.utils.weight_norm(layer)
 
 @pytest.mark.parametrize('norm', [old_weight_norm, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.spectral_norm],
     ids=['weight norm, hook', 'weight norm', 'spectral norm, hook', 'spectral norm'])
