@@ -1,10 +1,12 @@
 "What all tests share: one thread each, since they run side by side, no screen, and a count at the end."
-import importlib.util, os
+import importlib.util, os, tempfile
 from contextlib import contextmanager
 import matplotlib, pytest, torch
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['MPLBACKEND'] = 'agg'
+RUNS = tempfile.TemporaryDirectory(prefix='avh_runs_') # a user's unfinished runs are no business of tests
+os.environ['AVH_RUNS'] = RUNS.name
 matplotlib.use('agg')
 torch.set_num_threads(1)
 

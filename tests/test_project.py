@@ -198,3 +198,15 @@ def test_visda_runs_from_one_command(tmp_path):
 def test_data_lists_what_is_there(tmp_path):
     done = run(BIN/'avh_data', AVH_DATA=str(tmp_path))
     assert done.returncode==0 and done.stdout.count('missing')==5
+
+def test_the_least_versions_that_are_tried_are_those_of_the_settings():
+    from configparser import ConfigParser
+    parser = ConfigParser(delimiters=['='], interpolation=None)
+    parser.read(ROOT/'settings.ini', encoding='utf-8')
+    allowed = {k: dict(re.findall(r'([\w-]+)>=([\d.]+)', parser['DEFAULT'][f'{k}requirements'])) for k in ('', 'study_', 'fast_', 'adapters_')}
+    plain = allowed.pop('').pop('torch')
+    tried = dict(re.findall(r'^([\w-]+)==([\d.]+)$', (ROOT/'tests/least.txt').read_text(), flags=re.M))
+    workflow = (ROOT/'.github/workflows/ci.yml').read_text()
+    assert f'torch=={plain}' in workflow
+    for extra in allowed.values():
+        for package,least in extra.items(): assert (tried[package]+'.').startswith(least+'.'), package
