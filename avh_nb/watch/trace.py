@@ -28,7 +28,9 @@ def write_parquet(
             column_encoding={c: 'BYTE_STREAM_SPLIT' for c in floats})
 
 # %% ../../nbs/watch/trace.ipynb #5fc49cf9
-def epoch_name(epoch): return f'epoch-{epoch:03d}.parquet'
+def epoch_name(epoch):
+    "The file of an epoch"
+    return f'epoch-{epoch:03d}.parquet'
 
 def epoch_files(
     folder, # Of a trace
