@@ -42,7 +42,7 @@ def check_labels(
     if y.ndim!=1: raise ValueError(f"y: expected shape (N,), got {tuple(y.shape)}")
     if y.is_floating_point() or y.is_complex() or y.dtype==torch.bool:
         raise ValueError(f"y: expected integer labels, got {y.dtype}")
-    if len(y)!=n: raise ValueError(f"y: expected {n} labels, one a row of x, got {len(y)}")
+    if len(y)!=n: raise ValueError(f"y: expected {n} labels, one per row of x, got {len(y)}")
     y = y.long()
     smallest,largest = y.aminmax() if n else (0, 0)
     if smallest<0 or largest>=n_classes:

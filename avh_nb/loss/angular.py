@@ -63,7 +63,7 @@ def _check_options(scale, reduction, label_smoothing):
 def _checked_weight(weight, n_classes, dtype):
     if weight is None: return None
     found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
-    if found!=(n_classes,): raise ValueError(f"weight: expected shape {(n_classes,)}, one a class, got {found}")
+    if found!=(n_classes,): raise ValueError(f"weight: expected shape {(n_classes,)}, one per class, got {found}")
     return weight.to(dtype)
 
 def _checked_engine(name, x, w, **plain):

@@ -60,7 +60,7 @@ class Head:
         "What entered the layer, (N, D) or maps of one place (N, D, 1, 1), as features (N, D); `ValueError` for anything else"
         x = entered.detach()
         if x.ndim==4 and x.shape[2:]==(1, 1): x = x.flatten(1)
-        if x.ndim!=2: raise ValueError(f"head: expected features (N, D), one vector a sample, got {tuple(x.shape)}")
+        if x.ndim!=2: raise ValueError(f"head: expected features (N, D), one vector per sample, got {tuple(x.shape)}")
         return x
 
     def logits(self, x):
@@ -132,7 +132,7 @@ def check_logits(
     "Raise `ValueError` where a layer makes other logits than its class vectors would, by more than rounding explains"
     made,formula = made.detach().flatten(1),'x·w + bias' if head.scale is None else 's(π − A)'
     if made.shape!=(len(x), len(head.w)):
-        raise ValueError(f"head: {name!r} made {made.shape[1]} logits a sample of {len(head.w)} class vectors. What works: {OWN}")
+        raise ValueError(f"head: {name!r} made {made.shape[1]} logits per sample of {len(head.w)} class vectors. What works: {OWN}")
     rows = (x.isfinite().all(1) & (x.any(1) if head.scale is not None else True)).nonzero()[:, 0] # the others have no logits
     worst,message = 0.,''
     for part in rows.split(max(1, BLOCK//len(head.w))):
@@ -180,7 +180,7 @@ def _refuse(model, ran, linear, logits):
         near = f"; the nearest, {name!r}, misses them by up to {gap:.3g}" if gap else f"; they are a softmax of what {name!r} makes"
     raise ValueError(f"model: no nn.Linear makes the logits of shape {tuple(logits.shape)}; {last}, and the linear layers, from the last, "
         f"are {_some([n for n,m,*_ in linear if not isinstance(m, nn.Conv2d)])}{near}. What works: a classifier that ends in one nn.Linear "
-        f"on one feature vector a sample; where a softmax comes after it, its name as head=; or {OWN}")
+        f"on one feature vector per sample; where a softmax comes after it, its name as head=; or {OWN}")
 
 # %% ../../nbs/measure/head.ipynb #1d1255d1
 def _unwrapped(name): return re.sub(r'(^|\.)((_orig_mod|module)(\.|$))+', r'\1', name).rstrip('.')

@@ -35,7 +35,7 @@ def run_to_head(
     try: (x,made), = [(head.features(entered), made) for entered,made in seen]
     except ValueError as e:
         what = f"it ran {len(seen)} times"+(f" on {tuple(seen[-1][0].shape)}" if seen else unheard(model))
-        raise ValueError(f"head: {name!r} has to run once a batch on features (N, D); {what}") from e
+        raise ValueError(f"head: {name!r} has to run once per batch on features (N, D); {what}") from e
     if check:
         check_logits(head, x, made, name)
         check_answer(made, output, name)
@@ -87,7 +87,7 @@ def score_model(
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     progress: bool=True, # Show a progress bar?
     engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
-)->Scores: # One row a sample in the order of the loader, on the CPU
+)->Scores: # One row per sample in the order of the loader, on the CPU
     """Every score of every sample of a loader; the model is run in evaluation mode, and its mode and buffers are left as they were
 
     An exception on the way has the scores so far as `scores`."""

@@ -121,7 +121,7 @@ class Scores:
         "The scores of one list of samples after the other"
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
     def to_frame(self):
-        "One row a sample (needs pandas)"
+        "One row per sample (needs pandas)"
         return optional('pandas', 'study').DataFrame({n: t.cpu().numpy() if isinstance(t, torch.Tensor) else t for n,t in self})
 
 Scores.__doc__ += '\n\n- pred: predicted class; -1 where the features have no direction' + ''.join(
@@ -166,7 +166,7 @@ def _checked_bias(bias, scale, x, n_classes, dtype):
         raise ValueError(f"scale: expected above 0 and finite, and no bias beside it, got {scale}")
     if bias is None: return None
     got = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
-    if got!=(n_classes,): raise ValueError(f"bias: expected shape ({n_classes},), one a class, as a tensor or an array, got {got}")
+    if got!=(n_classes,): raise ValueError(f"bias: expected shape ({n_classes},), one per class, as a tensor or an array, got {got}")
     bad = (bias.isnan() | (bias==math.inf)).nonzero()[:, 0].tolist() # -inf is a class that is never predicted
     if bad: raise ValueError(f"bias: expected numbers, got {'NaN' if bias[bad[0]].isnan() else 'inf'} at index {bad[0]}")
     if (bias==-math.inf).all(): raise ValueError("bias: expected a number for one class at least, got -inf for all")

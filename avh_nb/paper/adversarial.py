@@ -114,7 +114,7 @@ def run(config, seed, device='cpu'):
 # %% ../../nbs/paper/adversarial.ipynb #9e3a109b
 @cache
 def of_attack(attack=0):
-    "Metrics of one of ATTACKS for each family, one a seed"
+    "Metrics of one of ATTACKS for each family, one per seed"
     of = same_seeds(recorded('adversarial', **ATTACKS[attack]), 'arch', FAMILIES)
     return {a: [r['metrics'] for r in records] for a,records in of.items()}
 

@@ -31,7 +31,7 @@ def draw_bins(axes, arch):
     axes.flat[5].axis('off'); axes.flat[5].legend(handles, labels, loc='center', title=style(arch)['label'])
 
 # %% ../../nbs/paper/conjecture.ipynb #5896951a
-def conjecture(criterion=.95)->pd.DataFrame: # One row a run
+def conjecture(criterion=.95)->pd.DataFrame: # One row per run
     """The conjecture in numbers: plateaus of angle and norm as shares of the training; and over the last two thirds the growth
     of the norm in percent and the turn of the angle in radians, for images that are easy and hard for people"""
     t,sizes,rows = curves().query('schedule=="steps"'),np.array(aligned(arch=FAMILY_MEAN)['bins'][:3]),[]

@@ -74,7 +74,7 @@ def over_seeds(metrics, key):
     return Interval(*np.clip(mean_interval([m[key] for m in metrics]), -1, 1).tolist())
 
 def median_table(
-    of: dict, # For each degradation a list of metrics, one a seed
+    of: dict, # For each degradation a list of metrics, one per seed
 )->str: # In Markdown
     "Median within-image correlation with the level for each score (rows) and degradation, with the interval over seeds"
     def cell(metrics, k): return f"{over_seeds(metrics, f'{k} median'):.2f}".replace(' [', '\n[')

@@ -184,7 +184,7 @@ def over_seeds(t, column):
 def per_run(
     f, # Function of a table of means, one column a score, indexed by epoch; returns a dict of numbers
     **wanted, # Only rows with these entries, such as schedule='steps'
-)->pd.DataFrame: # One row a run: schedule, arch, seed, and the numbers
+)->pd.DataFrame: # One row per run: schedule, arch, seed, and the numbers
     "Numbers of each run"
     t = curves()
     for k,v in wanted.items(): t = t[t[k]==v]

@@ -60,7 +60,7 @@ class Study:
         "Names of the data sets that these runs read"
         return tuple(self.needs(runs) if callable(self.needs) else self.needs)
     def record(self, runs, device='cpu'):
-        "Make those of the runs that are not recorded, one record a run"
+        "Make those of the runs that are not recorded, one record per run"
         return run_study(self.name, runs, self.run, device)
 
 # %% ../../nbs/report/claims.ipynb #4630377f

@@ -97,7 +97,7 @@ def run_study(
     folder=None, # None: the results folder of this checkout
     progress: bool=True, # Show a progress bar?
 )->list: # The records made now
-    "Run what is not recorded yet, one record a run; a failed run is reported at the end and loses no other"
+    "Run what is not recorded yet, one record per run; a failed run is reported at the end and loses no other"
     check_device(device)
     left = todo = unrecorded(study, grid, folder)
     made,failed = [],[]
@@ -136,7 +136,7 @@ def same_seeds(
     by: str, # Entry of the config that tells the groups
     groups: tuple, # Its values; each has to be there
     least: int=2, # So many seeds at least
-)->dict: # Group to its records, one a seed, in the order of seeds
+)->dict: # Group to its records, one per seed, in the order of seeds
     "Records of the seeds that every group has; `LookupError` where these are too few"
     of = {g: {r['seed']: r for r in records if r['config'].get(by)==g} for g in groups}
     seeds = sorted(set.intersection(*map(set, of.values())))

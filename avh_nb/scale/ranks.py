@@ -87,7 +87,7 @@ def _whole_tally(x, w, y, bias, scale, engine):
 def _check_head(w, bias, scale):
     if bias is not None:
         found = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
-        if found!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one a class of this rank, got {found}")
+        if found!=(len(w),): raise ValueError(f"bias: expected shape ({len(w)},), one per class of this rank, got {found}")
         for i in (~(bias<math.inf)).nonzero()[:1, 0].tolist():
             raise ValueError(f"bias: expected numbers below infinity, got {bias[i].item()} at index {i} of this rank")
     if scale is None: return

@@ -32,7 +32,7 @@ def avh_rebuild(
     device: str='cpu', # cpu or cuda
     dry: store_true=False, # Only say what is recorded and what would be run
 ):
-    "Run what the records of a study lack, append one line a run, and go on where a killed run stopped"
+    "Run what the records of a study lack, append one line per run, and go on where a killed run stopped"
     only = chosen(pairs, methods)
     try:
         s = study_of(study)

@@ -97,7 +97,7 @@ def _labels(self: Listener, n):
 
 @patch
 def frame(self: Listener):
-    "The scores so far, one row a sample, with `label` where labels are known"
+    "The scores so far, one row per sample, with `label` where labels are known"
     if not self.parts:
         raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself"+unheard(self.model))
     if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")

@@ -46,14 +46,14 @@ def epoch_files(
 
 # %% ../../nbs/watch/trace.ipynb #d355187d
 def stack_epochs(
-    frames: dict, # Epoch -> its table, one row a sample
+    frames: dict, # Epoch -> its table, one row per sample
 ): # A pandas table
     "The tables of all epochs in one, with columns `epoch` and `image` before the scores"
     return optional('pandas', 'study').concat(frames, names=['epoch', 'image']).reset_index()
 
 def read_trace(
     folder, # Of a tracker
-): # A pandas table: one row a sample and epoch, with columns epoch and image before the scores
+): # A pandas table: one row per sample and epoch, with columns epoch and image before the scores
     "All epochs of a trace; `FileNotFoundError` where there are none"
     folder,pd = Path(folder).expanduser(),optional('pandas', 'study')
     files = epoch_files(folder)
@@ -64,7 +64,7 @@ def read_trace(
 
 # %% ../../nbs/watch/trace.ipynb #6d5d7f44
 def fingerprint(
-    frame, # The scores of one epoch, one row a sample
+    frame, # The scores of one epoch, one row per sample
 )->dict: # samples; labels, a digest of them in their order, or None; classes, None where the scores do not tell
     "What the scores of an epoch say of the set that was scored"
     res = dict(samples=len(frame), labels=None, classes=None)
@@ -105,7 +105,7 @@ class Trace:
     def epochs(self):
         "Numbers of the epochs so far"
         return sorted(self.frames)
-    def trace(self): # A pandas table, one row a sample and epoch
+    def trace(self): # A pandas table, one row per sample and epoch
         "All epochs so far"
         of_sets = f", but of the held-out sets {', '.join(self.sets)}" if self.sets else ''
         if not self.frames: raise ValueError(f"trace: no epoch has been tracked yet{of_sets}")
@@ -178,7 +178,7 @@ def _drop(self: Trace, epoch):
 
 @patch
 def keep(self: Trace,
-    frame, # A pandas table of scores, one row a sample; it stays as it is
+    frame, # A pandas table of scores, one row per sample; it stays as it is
     epoch: int=None, # Number of finished epochs; None counts on from the last
     **logged, # Numbers to keep beside the scores, such as train_loss
 ):

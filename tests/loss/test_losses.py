@@ -398,7 +398,7 @@ ERRORS = [
     (dict(y=[0, 1, 2]), 'y: expected a tensor'),
     (dict(scale=torch.tensor(-5.)), 'scale: expected above 0 and finite, got -5'), (dict(scale=torch.tensor(math.nan), reduction='none'), 'scale: expected above 0'), (dict(scale=torch.ones(4)), r'scale: expected a single number, got shape \(4,\)'),
     (dict(engine='fast'), 'engine: expected one of torch, numba'), (dict(engine='fast', label_smoothing=.1), 'engine: expected one of torch, numba'),
-    (dict(weight=[1.]*4), r'weight: expected shape \(4,\), one a class, got list'),
+    (dict(weight=[1.]*4), r'weight: expected shape \(4,\), one per class, got list'),
     (dict(scale=0.), 'scale: expected above 0'), (dict(scale=-1.), 'scale: expected above 0'), (dict(scale=math.nan), 'scale: expected above 0'),
     (dict(x=torch.randn(3, 6)), 'x: expected 5 columns'), (dict(x=torch.randn(5)), r'x: expected shape \(N, D\)'),
     (dict(weight=torch.ones(3)), r'weight: expected shape \(4,\)'), (dict(reduction='median'), "reduction: expected 'mean', 'sum' or 'none'"), (dict(label_smoothing=1.5), 'label_smoothing: expected from 0 to 1'),

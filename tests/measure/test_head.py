@@ -114,7 +114,7 @@ def test_a_convolution_on_pooled_features():
 def test_a_convolution_on_maps_is_refused():
     import torchvision
     model = torchvision.models.squeezenet1_1(num_classes=7)
-    with pytest.raises(ValueError, match=r"'classifier.1' has to run once a batch on features \(N, D\); it ran 1 times on \(4, 512, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"'classifier.1' has to run once per batch on features \(N, D\); it ran 1 times on \(4, 512, 3, 3\)"):
         score_model(model, loader(X, Y), head='classifier.1', progress=False)
 
 def test_convolutional_head_of_timm():

@@ -48,7 +48,7 @@ def test_angles_and_avc_refuse_the_same(case):
 
 def test_bias_that_makes_no_sense():
     with pytest.raises(ValueError, match=r'bias: expected shape \(4,\)'): av.score(X, W, Y, bias=torch.zeros(4, 1))
-    with pytest.raises(ValueError, match=r'bias: expected shape \(4,\), one a class, as a tensor or an array, got list'): av.score(X, W, Y, bias=[0.]*4)
+    with pytest.raises(ValueError, match=r'bias: expected shape \(4,\), one per class, as a tensor or an array, got list'): av.score(X, W, Y, bias=[0.]*4)
     for value,name in ((nan, 'NaN'), (inf, 'inf')):
         with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'): av.score(X, W, Y, bias=changed(torch.zeros(4), 2, value))
         with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'): av.avh(X, W, bias=changed(torch.zeros(4), 2, value))
