@@ -41,7 +41,7 @@ def refuse_index(
 LABELS = 'labels','label','targets','target','y' # keys of labels in a mapping; the first that is there counts, and none goes to the model
 
 def _moved(v, device):
-    v = as_tensor(v)
+    if isinstance(v, np.ndarray): v = as_tensor(v if v.flags.writeable else v.copy()) # a model may write to what it is given
     if isinstance(v, torch.Tensor): return v.to(device, non_blocking=True)
     if isinstance(v, Mapping): return {k: _moved(i, device) for k,i in v.items()}
     return [_moved(i, device) for i in v] if type(v) in (list, tuple) else v

@@ -140,3 +140,11 @@ def test_inference_mode(made_there):
         inside = scores(batches, net)
         first = list(av.score_batches(net, batches))[0]
     assert equal(inside, scores(batches, net)) and torch.equal(first.avh, inside.avh[:8])
+
+def test_what_must_not_be_written_to_is_not():
+    "A network may begin with an operation in place; a file that is mapped for reading would end the process"
+    x = np.frombuffer(X.numpy().tobytes(), np.float32).reshape(X.shape)
+    before,net = x.copy(),nn.Sequential(nn.ReLU(inplace=True), nn.Linear(X.shape[1], 4))
+    scores = av.score_model(net, [(x, Y)], progress=False)
+    assert np.array_equal(x, before) and (x<0).any()
+    assert torch.equal(scores.avh, av.score_model(net, [(X.clone(), Y)], progress=False).avh)
