@@ -14,7 +14,7 @@ claims: $(READY) ## Print the table of claims, from the records
 	python -m avh_nb.report.claims
 
 test: $(READY) ## Every notebook and every test
-	pytest -n 2
+	pytest -n 2 --dist worksteal
 
 docs: $(READY) ## Build the site from the notebooks as they are
 	avh_site docs
