@@ -6,7 +6,7 @@
 __all__ = ['run_to_head', 'score_batches', 'score_model']
 
 # %% ../../nbs/measure/model.ipynb #e5bc20ce
-import torch, warnings
+import torch
 from torch import nn
 from tqdm import tqdm
 from ..core import check_on_invalid
@@ -76,9 +76,9 @@ def _hand_over(error, parts):
     "Put the scores so far into an exception, and have it say so"
     if not parts: return
     error.scores = Scores.cat([s for _,s in parts])
-    note = f"the scores of the {len(error.scores)} samples before it are in `scores` of this exception (sys.last_value.scores in a session)"
-    if hasattr(error, 'add_note'): error.add_note(note)
-    else: warnings.warn(note, stacklevel=3) # before Python 3.11
+    if hasattr(error, 'add_note'): # from Python 3.11 on
+        error.add_note(f"the scores of the {len(error.scores)} samples before it are in `scores` of this exception "
+            "(sys.last_value.scores in a session)")
 
 def score_model(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
