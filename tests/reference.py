@@ -19,7 +19,8 @@ def scores(x, w, y, bias=None):
         p = [v/sum(e) for v in e]
         label = y[i]
         others = [k for k in range(len(w)) if k!=label]
-        rows.append(dict(pred=z.index(top), confidence=p[label], entropy=-sum(v*math.log(v) for v in p if v>0), loss=math.log(sum(e))-(z[label]-top),
+        rows.append(dict(pred=z.index(top), confidence=p[label], entropy=-sum(v*math.log(v) for v in p if v>0),
+            loss=math.log(sum(e))-(z[label]-top),
             el2n=math.sqrt(sum((v-(k==label))**2 for k,v in enumerate(p))), margin=p[label]-max((p[k] for k in others), default=0.),
             norm=math.hypot(*row), angle=a[label], avh=a[label]/sum(a), avc=(math.pi-a[label])/sum(math.pi-v for v in a),
             angular_gap=min(a[k] for k in others)-a[label] if others else math.nan))

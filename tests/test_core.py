@@ -32,7 +32,8 @@ def test_a_file_that_is_mapped_for_reading_is_neither_copied_nor_written_to(tmp_
     mx,mw,my = mapped.values()
     assert np.array_equal(av.avh(mx, mw, my, engine=engine), av.avh(x, w, y, engine=engine))
     for labels in ((y, my), (None, None)):
-        for (name,a),(_,b) in zip(av.score(mx, mw, labels[1], engine=engine), av.score(x, w, labels[0], engine=engine)): assert np.array_equal(a, b), name
+        for (name,a),(_,b) in zip(av.score(mx, mw, labels[1], engine=engine), av.score(x, w, labels[0], engine=engine)):
+            assert np.array_equal(a, b), name
     assert np.array_equal(av.angles(mx, mw), av.angles(x, w)) and np.array_equal(av.avc(mx, mw), av.avc(x, w))
     del mx,mw,my,mapped
     assert digests=={n: hashlib.sha256((tmp_path/f'{n}.npy').read_bytes()).hexdigest() for n in 'xwy'}
@@ -45,7 +46,8 @@ def test_arrays_of_any_layout_are_read_as_numpy_reads_them():
     a = np.arange(24, dtype=np.float32).reshape(4, 6)
     record = np.zeros(4, [('id', 'u1'), ('value', 'f4')])
     record['value'] = [1, 2, 3, 4]
-    for v in (a[::-1], a[:, ::-2], a.T, a[::2, 1::2], a.astype('>f4'), np.asfortranarray(a), np.broadcast_to(a[0], (3, 6)), record['value'], a[:0], np.float16(a), np.matrix(a),
+    for v in (a[::-1], a[:, ::-2], a.T, a[::2, 1::2], a.astype('>f4'), np.asfortranarray(a), np.broadcast_to(a[0], (3, 6)), record['value'],
+        a[:0], np.float16(a), np.matrix(a),
         np.ma.masked_array(a), np.array([3, 2**62], np.uint64), np.array([1, 2], '>u2'), np.array([5, -5], '>i4')):
         assert np.array_equal(as_tensor(v).numpy(), v), v
         frozen = np.array(v, copy=True); frozen.flags.writeable = False
@@ -62,8 +64,10 @@ def refused(x=None, w=None, y=None, **options):
     (refused(y=lambda a: np.ma.masked_equal(a, a[0])), 'y: expected an array without masked values'),
     (refused(y=lambda a: np.full(5, 2**64-3, np.uint64)), r'y: expected numbers below 2\^63, got 18446744073709551613'),
     (refused(y=lambda a: a.astype(str)), 'y: expected an array of numbers'),
-    (refused(x=lambda a: torch.tensor(a).to(torch.float8_e4m3fn)), 'x: expected floating point of 16, 32 or 64 bits, got torch.float8_e4m3fn'),
-    (refused(x=lambda a: a.astype('>f4'), w=lambda a: a.astype('>f8')), None)], ids=['masked', 'longdouble', 'complex', 'masked labels', 'uint64', 'names', 'float8', 'byte order'])
+    (refused(x=lambda a: torch.tensor(a).to(torch.float8_e4m3fn)),
+    'x: expected floating point of 16, 32 or 64 bits, got torch.float8_e4m3fn'),
+    (refused(x=lambda a: a.astype('>f4'), w=lambda a: a.astype('>f8')), None)],
+    ids=['masked', 'longdouble', 'complex', 'masked labels', 'uint64', 'names', 'float8', 'byte order'])
 def test_the_argument_is_named(call, message):
     if message is None: assert np.isfinite(call()).all(); return
     with pytest.raises(ValueError, match='^'+message): call()
@@ -129,7 +133,9 @@ def everything():
     return res
 
 def same(got, want):
-    for k in want: torch.testing.assert_close(got[k], want[k], rtol=1e-4, atol=2e-6*want[k].abs().max().item(), equal_nan=True, msg=lambda m, k=k: f'{k}: {m}')
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-4, atol=2e-6*want[k].abs().max().item(), equal_nan=True, msg=lambda m,
+            k=k: f'{k}: {m}')
 
 @pytest.mark.parametrize('name', SETTINGS)
 def test_no_setting_takes_digits_off(name):

@@ -172,7 +172,8 @@ def parameter_comments(source):
 
 def test_no_signature_shows_raw_markdown():
     "nbdev makes a link of the back-ticked name of anything public, and in a signature the link is shown as it is written"
-    public = {n for p in MODULES for n in re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', p.read_text(encoding='utf-8'), flags=re.S)[1])}
+    public = {n for p in MODULES for n in re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', p.read_text(encoding='utf-8'),
+        flags=re.S)[1])}
     assert {'score', 'Head', 'AngularLinear', 'Images'} <= public
     wrong = [f'{p.relative_to(ROOT/"nbs")}: {definition}: {name}' for p in NOTEBOOKS for kind,s in cells(p) if kind=='code' and exported(s)
         for definition,comment in parameter_comments(s) for name in re.findall(r'`([\w.]+)`', comment) if set(name.split('.')) & public]
@@ -194,14 +195,16 @@ class A:
     def _hidden(self, # no
     ): pass
 """
-    assert list(parameter_comments(source))==[('f', '# What `score` takes'), ('f', '# A number'), ('A', '# Field'), ('__init__', '# Argument')]
+    assert list(parameter_comments(source))==[('f', '# What `score` takes'), ('f', '# A number'), ('A', '# Field'),
+        ('__init__', '# Argument')]
 
 @pytest.mark.parametrize('page', NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT/'nbs')))
 def test_links_lead_somewhere(page):
     "In JupyterLab, relative links of a page and of what it printed"
     nb = json.loads(page.read_text(encoding='utf-8'))
     texts = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='markdown']
-    texts += [''.join(o['data']['text/markdown']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+    texts += [''.join(o['data']['text/markdown']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data',
+        {})]
     for link in re.findall(r'\]\(([^)\s]+)\)', '\n'.join(texts)):
         if re.match(r'https?:|#|mailto:', link): continue
         path = link.split('#')[0]

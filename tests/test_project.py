@@ -12,12 +12,14 @@ from avh_nb.tool.site import readme
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
 IGNORE = shutil.ignore_patterns('.git', '.venv', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints', '*.egg-info', '.hypothesis')
 
-def run(*command, cwd=ROOT, **env): return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+def run(*command, cwd=ROOT, **env):
+    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
 
 @pytest.fixture
 def copy(tmp_path): return shutil.copytree(ROOT, tmp_path/'copy', symlinks=True, ignore=IGNORE)
 
-def files(folder, *patterns): return {p.relative_to(folder): p.read_bytes() for pattern in patterns for p in sorted(folder.rglob(pattern)) if '__pycache__' not in p.parts}
+def files(folder, *patterns):
+    return {p.relative_to(folder): p.read_bytes() for pattern in patterns for p in sorted(folder.rglob(pattern)) if '__pycache__' not in p.parts}
 
 def test_export_and_clean_leave_no_difference(copy):
     before = files(copy, 'nbs/**/*.ipynb', 'avh_nb/**/*.py')
@@ -66,7 +68,8 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     for name in yours: assert f'`{name}`' in text, f'{name}: the README does not say what it is'
 
 def test_what_is_for_the_site_only_is_not_committed():
-    cells = [c for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts for c in nbformat.read(p, as_version=4).cells if c.source.startswith('#| site-only')]
+    cells = [c for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts for c in nbformat.read(p,
+        as_version=4).cells if c.source.startswith('#| site-only')]
     assert cells and all(set(o.data)=={'text/markdown'} for c in cells for o in c.outputs)
 
 def test_committed_notebooks_are_small_and_executed():
@@ -89,7 +92,8 @@ def test_the_site_builds_without_broken_links(copy):
     assert ' 0 broken' in done.stdout and 'Warning' not in done.stdout+done.stderr
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
     for p in notebooks: assert (copy/'_docs'/p.relative_to(copy/'nbs').with_suffix('.html')).exists(), p
-    for name,figures in (('human', 4), ('dynamics', 4), ('conjecture', 5), ('degradation', 3), ('gap', 2), ('selftrain', 4), ('domaingen', 3), ('adversarial', 4)):
+    for name,figures in (('human', 4), ('dynamics', 4), ('conjecture', 5), ('degradation', 3), ('gap', 2), ('selftrain', 4),
+        ('domaingen', 3), ('adversarial', 4)):
         page = (copy/'_docs'/'paper'/f'{name}.html').read_text(encoding='utf-8')
         assert page.count('<img')>=figures and page.count('<figcaption')>=figures and 'alt=""' not in page and len(page)<3_000_000, name
     names_lead_to_their_pages(copy)
@@ -121,7 +125,8 @@ def test_definitions_are_where_they_are_said_to_be():
 
 def test_claims_need_nothing_of_the_sites(tmp_path):
     "A reader without nbdev's and the site's packages can print the table"
-    for name in ('nbformat', 'nbclient', 'latex2mathml', 'nbdev', 'smalldocs'): (tmp_path/f'{name}.py').write_text('raise ImportError(__name__)')
+    for name in ('nbformat', 'nbclient', 'latex2mathml', 'nbdev', 'smalldocs'):
+        (tmp_path/f'{name}.py').write_text('raise ImportError(__name__)')
     (tmp_path/'run.py').write_text(f'import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_module("avh_nb.report.claims", run_name="__main__")')
     done = run(sys.executable, tmp_path/'run.py', PYTHONPATH=str(ROOT), COLUMNS='120')
     assert done.returncode==0, done.stderr
@@ -182,7 +187,9 @@ def test_visda_runs_from_one_command(tmp_path):
         lines = []
         for k,name in enumerate(VISDA):
             (folder/name).mkdir(parents=True)
-            for i in range(2): Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder/name/f'{i}.jpg'); lines.append(f'{name}/{i}.jpg {k}')
+            for i in range(2):
+                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder/name/f'{i}.jpg')
+                lines.append(f'{name}/{i}.jpg {k}')
         (folder/'image_list.txt').write_text('\n'.join(lines))
     env = dict(AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path/'results'), AVH_RUNS=str(tmp_path/'runs'), OMP_NUM_THREADS='1')
     done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '1', '--methods', 'mrkld+lrent+avh', **env)
@@ -203,7 +210,8 @@ def test_the_least_versions_that_are_tried_are_those_of_the_settings():
     from configparser import ConfigParser
     parser = ConfigParser(delimiters=['='], interpolation=None)
     parser.read(ROOT/'settings.ini', encoding='utf-8')
-    allowed = {k: dict(re.findall(r'([\w-]+)>=([\d.]+)', parser['DEFAULT'][f'{k}requirements'])) for k in ('', 'study_', 'fast_', 'adapters_')}
+    allowed = {k: dict(re.findall(r'([\w-]+)>=([\d.]+)', parser['DEFAULT'][f'{k}requirements'])) for k in ('', 'study_', 'fast_',
+        'adapters_')}
     plain = allowed.pop('').pop('torch')
     tried = dict(re.findall(r'^([\w-]+)==([\d.]+)$', (ROOT/'tests/least.txt').read_text(), flags=re.M))
     workflow = (ROOT/'.github/workflows/ci.yml').read_text()

@@ -5,7 +5,8 @@ from avh_nb.data.attack import fgsm, pgd, pgd_path
 @pytest.fixture(scope='module')
 def net():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.Softplus(), torch.nn.Flatten(), torch.nn.Linear(8*49, 7)).eval().requires_grad_(False)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.Softplus(), torch.nn.Flatten(),
+        torch.nn.Linear(8*49, 7)).eval().requires_grad_(False)
 
 @pytest.fixture(scope='module')
 def data():

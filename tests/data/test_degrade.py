@@ -38,7 +38,8 @@ def test_occlusion_is_one_growing_square():
         side = round(32*share**.5)
         assert (c.flatten(1).sum(1)==side**2).all()
         assert (c.any(1).sum(1)==side).all() and (c.any(2).sum(1)==side).all() # a square, whole
-    for small,large in zip(covered, covered[1:]): assert (small & ~large).float().mean()<.01 # each within the next, but for rounding at the rim
+    for small,large in zip(covered, covered[1:]):
+        assert (small & ~large).float().mean()<.01 # each within the next, but for rounding at the rim
     assert len({tuple(c.flatten().nonzero()[0].tolist()) for c in covered[0]})>30 # not always at the same place
 
 @given(arrays(float, st.tuples(st.integers(1, 20), st.integers(3, 7)), elements=st.integers(-3, 3).map(float)))

@@ -49,7 +49,8 @@ def test_bytes_of_every_kind_are_normalised_by_themselves(kind):
     assert x.dtype==torch.float32
     torch.testing.assert_close(x, EXPECTED[index], rtol=1e-5, atol=1e-5)
 
-@pytest.mark.parametrize('make', [lambda x: (x, Y), lambda x: TensorDataset(x, Y), lambda x: [(a, int(b)) for a,b in zip(x, Y)]], ids=['tuple', 'TensorDataset', 'list'])
+@pytest.mark.parametrize('make', [lambda x: (x, Y), lambda x: TensorDataset(x, Y), lambda x: [(a, int(b)) for a,b in zip(x, Y)]],
+    ids=['tuple', 'TensorDataset', 'list'])
 @pytest.mark.parametrize('x', [BYTES/255, torch.randn(N, 5), torch.randn(N, 5, dtype=torch.float64)], ids=['images', 'features', 'float64'])
 def test_floats_pass_as_they_are(make, x):
     d = Domain.of(make(x))
@@ -62,7 +63,8 @@ def test_names_of_classes_and_of_the_domain():
     assert d.classes==('x', 'y', 'z', 'never seen') and d.name=='mine'
     assert Domain.of(FakeData(6, (3, 8, 8), 10)).y.max()<10
 
-@pytest.mark.parametrize('dataset', [BYTES, (BYTES,), (BYTES, None), TensorDataset(BYTES), list(BYTES), [(x,) for x in BYTES], [(x, None) for x in BYTES]],
+@pytest.mark.parametrize('dataset', [BYTES, (BYTES,), (BYTES, None), TensorDataset(BYTES), list(BYTES), [(x,) for x in BYTES],
+    [(x, None) for x in BYTES]],
     ids=['tensor', 'tuple of one', 'with None', 'TensorDataset', 'list', 'list of tuples', 'list with None'])
 def test_labels_that_are_missing_are_unknown(dataset):
     d = Domain.of(dataset, classes='abc')
@@ -150,7 +152,8 @@ class Dicts(Pictures):
     ('dataset: expected integer labels, got nan for sample 0', lambda: Domain.of((BYTES, Y*torch.nan))),
     ('dataset: expected finite numbers, got others in sample 3', lambda: Domain.of((SPOILT, Y))),
     ('dataset: expected finite numbers, got others in sample 3', lambda: Domain.of((-1/(1-SPOILT.nan_to_num(1.)), Y), prepare=lambda x: x)),
-    ('dataset: item 3: expected finite numbers', lambda: Domain.of([(x, int(y)) for x,y in zip(SPOILT, Y)]).inputs(torch.tensor([2, 3]), None)),
+    ('dataset: item 3: expected finite numbers', lambda: Domain.of([(x, int(y)) for x,y in zip(SPOILT, Y)]).inputs(torch.tensor([2, 3]),
+    None)),
     ('dataset: expected integer labels, got 0.5 for sample 0', lambda: Domain.of((BYTES, Y+.5))),
     (r'dataset: expected integer labels, got \[0, 1\]', lambda: Domain.of((BYTES, torch.stack([Y, Y+1], 1)))),
     ('dataset: expected labels from 0, or -1 for unknown, got -2 for sample 0', lambda: Domain.of((BYTES, Y-2))),
@@ -168,7 +171,9 @@ def test_what_does_not_fit_is_named(message, call):
 
 def test_sizes_that_differ_are_named_when_they_are_read(tmp_path):
     d = Domain.of(ImageFolder(folder_of_images(tmp_path/'photos')), prepare=lambda x: x/255)
-    with pytest.raises(ValueError, match=r'dataset: item 1 is .*\(3, 8, 10\), another .*\(3, 8, 8\); a transform has to bring all to one size'): d.inputs(torch.tensor([0, 1]), None)
+    with pytest.raises(ValueError,
+        match=r'dataset: item 1 is .*\(3, 8, 10\), another .*\(3, 8, 8\); a transform has to bring all to one size'):
+        d.inputs(torch.tensor([0, 1]), None)
 
 def test_in_memory_every_sample_counts_and_on_demand_two_hundred():
     x = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)

@@ -93,13 +93,15 @@ def test_rows_are_chosen_by_one_boolean_each(tmp_path):
         x,y = read_images(path, 'image', mode=mode, keep=lambda t: np.zeros(2, bool))
         assert x.shape[:2]==(0, channels) and x.ndim==4 and y.shape==(0,)
     for wrong in (np.ones(1, bool), np.ones(3, bool), np.array([0, 1])):
-        with pytest.raises(ValueError, match='keep: expected 2 booleans, one per row'): read_images(path, 'image', keep=lambda t, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match='keep: expected 2 booleans, one per row'):
+            read_images(path, 'image', keep=lambda t, wrong=wrong: wrong)
 
 def test_images_hold_labels_of_their_classes_alone():
     x = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
     some = Images(x, torch.tensor([0, -1, 2, 1]), ('a', 'b', 'c'), 'some')
     assert some.only(('c', 'a')).y.tolist()==[1, -1, 0] # unknown stays unknown
-    for y,message in ((torch.tensor([0, 1, 2, 30]), 'got 30 for sample 3'), (torch.tensor([0., 1, 2, 1]), 'expected integer labels, got torch.float32'),
+    for y,message in ((torch.tensor([0, 1, 2, 30]), 'got 30 for sample 3'),
+        (torch.tensor([0., 1, 2, 1]), 'expected integer labels, got torch.float32'),
             (torch.tensor([0, 1]), 'expected 4 labels')):
         with pytest.raises(ValueError, match=f'y: .*{message}'): Images(x, y, ('a', 'b', 'c'), 'wrong')
         if len(y)==4:
@@ -107,9 +109,11 @@ def test_images_hold_labels_of_their_classes_alone():
 
 def test_places_that_index_by_a_label_refuse_an_unknown_one():
     confidence = torch.tensor([.9, .8, .7])
-    with pytest.raises(ValueError, match='predicted: expected integers from 0 to 2'): class_thresholds(confidence, torch.tensor([0, -1, 2]), .5, 3)
+    with pytest.raises(ValueError, match='predicted: expected integers from 0 to 2'):
+        class_thresholds(confidence, torch.tensor([0, -1, 2]), .5, 3)
     x = torch.full((2, 1, 2, 2), .5)
-    with pytest.raises(ValueError, match='y: expected integer labels from 0, .* down to -100'): fgsm(lambda x: x.flatten(1), x, torch.tensor([1, -100]), .1)
+    with pytest.raises(ValueError, match='y: expected integer labels from 0, .* down to -100'):
+        fgsm(lambda x: x.flatten(1), x, torch.tensor([1, -100]), .1)
 
 # Sources
 
@@ -122,13 +126,15 @@ def root(tmp_path, monkeypatch):
 def test_a_source_is_held_against_what_it_should_be(root):
     small = [encoded(Image.new('RGB', (8, 8)))]*4
     pq.write_table(pa.table(dict(img=small, label=[0, 1, 2, 3])), root/'cifar10'/'test-00000-of-00001.parquet')
-    with pytest.raises(ValueError, match=r'cifar10 test: expected images of shape \(10000, 3, 32, 32\), got \(4, 3, 8, 8\)'): cifar10.__wrapped__('test')
+    with pytest.raises(ValueError, match=r'cifar10 test: expected images of shape \(10000, 3, 32, 32\), got \(4, 3, 8, 8\)'):
+        cifar10.__wrapped__('test')
     path = root/'pacs'/'train-00000-of-00001.parquet'
     parquet(path, label=[0, 30], domain=['photo', 'photo'])
     with pytest.raises(ValueError, match="row 1: column 'label': expected labels from 0 to 6, got 30"): pacs.__wrapped__('photo')
     with pytest.raises(ValueError, match='pacs sketch: expected images of shape .3929, 3., got .0, 3'): pacs.__wrapped__('sketch')
     parquet(path)
-    with pytest.raises(ValueError, match='train-00000-of-00001.parquet: keep asks for what is not there .*"domain".*only image, label'): pacs.__wrapped__('photo')
+    with pytest.raises(ValueError, match='train-00000-of-00001.parquet: keep asks for what is not there .*"domain".*only image, label'):
+        pacs.__wrapped__('photo')
 
 @pytest.mark.parametrize('bad', [.5, -1., np.nan, np.inf])
 def test_votes_are_whole_and_not_negative(root, bad):
@@ -141,11 +147,13 @@ def test_votes_are_whole_and_not_negative(root, bad):
 @pytest.mark.parametrize('change', ['pixel', 'order', 'shape', 'dtype', 'layout'])
 def test_a_fingerprint_follows_content(change):
     x = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    other = dict(order=x.flip(0), shape=x.view(6, 3, 2, 8), dtype=x.view(torch.int8), layout=x.contiguous(memory_format=torch.channels_last)).get(change, x.clone())
+    other = dict(order=x.flip(0), shape=x.view(6, 3, 2, 8), dtype=x.view(torch.int8),
+        layout=x.contiguous(memory_format=torch.channels_last)).get(change, x.clone())
     if change=='pixel': other[5, 2, 3, 3] ^= 1
     assert (fingerprint(x)==fingerprint(other))==(change=='layout') # how it lies in memory is nobody's business
 
 def test_statistics_are_those_they_were():
     dark,light = torch.full((4000, 1, 2, 2), 50, dtype=torch.uint8),torch.full((2000, 1, 2, 2), 200, dtype=torch.uint8)
     assert normalise_by_domains([dark, light]).mean.item()==(4000*50+1000*200)/5000 # the end of the last domain does not count
-    assert Normalise(Images(dark, torch.zeros(4000).long(), ('a',), 'dark'))(dark).abs().max()==0 # nothing varies, and nothing is divided by 0
+    assert Normalise(Images(dark, torch.zeros(4000).long(), ('a',),
+        'dark'))(dark).abs().max()==0 # nothing varies, and nothing is divided by 0

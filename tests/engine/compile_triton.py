@@ -8,7 +8,8 @@ from triton import knobs
 from avh_nb.engine import triton_engine as engine, triton_loss as loss
 
 POINTERS = dict(x=None, w=None, x_norm='*fp32', w_norm='*fp32', bias='*fp32', held='*i64', total='*fp64', doubtful='*u1', largest='*fp32',
-    largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', out='*fp32', offset='*fp32', parts='*fp32')
+    largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', out='*fp32',
+    offset='*fp32', parts='*fp32')
 
 def build(fn, values, constexprs, arch, warps, stages, divisible=True):
     "Compile `fn`; `values` gives the type of each argument (None: left out); `divisible`: is the size of a row a multiple of 16, or not, or (None) 1, which Triton makes a constant"
@@ -17,7 +18,8 @@ def build(fn, values, constexprs, arch, warps, stages, divisible=True):
     signature = {n: 'constexpr' if n in constexprs or values.get(n) is None else values[n] for n in fn.arg_names}
     constants = {(i,): constexprs.get(n) for i,n in enumerate(fn.arg_names) if signature[n]=='constexpr'}
     attrs = {(i,): [['tt.divisibility', 16]] for i,n in enumerate(fn.arg_names) if signature[n][0]=='*' or (divisible and n==size)}
-    kernel = triton.compile(ASTSource(fn, signature, constants, attrs), target=GPUTarget('cuda', arch, 32), options=dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True))
+    kernel = triton.compile(ASTSource(fn, signature, constants, attrs), target=GPUTarget('cuda', arch, 32),
+        options=dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True))
     return kernel
 
 def usage(kernel):
@@ -30,7 +32,8 @@ def usage(kernel):
     return registers,stack,kernel.metadata.shared
 
 def variants():
-    for types,precision in (('fp32', 'exact'), ('fp32', 'tf32x3'), ('fp32', 'fast'), ('fp16', 'half'), ('bf16', 'half'), ('bf16 fp32', 'exact')):
+    for types,precision in (('fp32', 'exact'), ('fp32', 'tf32x3'), ('fp32', 'fast'), ('fp16', 'half'), ('bf16', 'half'),
+        ('bf16 fp32', 'exact')):
         for mode in ('find', 'total', 'full'):
             for head in ('linear', 'bias', 'scale'): yield types,precision,mode,head
 
@@ -41,7 +44,8 @@ def others_kernel(types, precision, mode, head, arch, setting=None, divisible=Tr
     if head!='bias': values['bias'] = None
     if mode!='full': values |= dict.fromkeys(('largest', 'largest_class', 'rest', 'rest_squared', 'weighted', 'nearest_class'))
     kind = {'fp32': tl.float32, 'fp16': tl.float16, 'bf16': tl.bfloat16}[tx if tx==tw else 'fp32']
-    constants = dict(FIND=mode=='find', FULL=mode=='full', TYPE=kind, PRECISION=method, DELTA=delta, ROWS=tile[0], CLASSES=tile[1], DIMS=tile[2])
+    constants = dict(FIND=mode=='find', FULL=mode=='full', TYPE=kind, PRECISION=method, DELTA=delta, ROWS=tile[0], CLASSES=tile[1],
+        DIMS=tile[2])
     return build(engine._others, values, constants, arch, warps, stages, divisible)
 
 def loss_kernel(offset, arch, tile=(8, 128), part=128, warps=4, divisible=True):
@@ -58,13 +62,18 @@ def everything(brief):
     "Names and kernels, a kernel at a time; `brief`: the largest of each precision, and one each of odd and of smallest sizes"
     for arch in (80, 90):
         for types,precision,mode,head in variants():
-            if not brief or (mode=='full' and head=='linear' and types in ('fp32', 'bf16')): yield f'{arch} {types} {precision} {mode} {head}',others_kernel(types, precision, mode, head, arch)
+            if not brief or (mode=='full' and head=='linear' and types in ('fp32', 'bf16')):
+                yield f'{arch} {types} {precision} {mode} {head}',others_kernel(types, precision, mode, head, arch)
         for types,precision in (('fp32', 'exact'), ('bf16', 'half')):
             for divisible in (False, None) if not brief else (None,): # sizes that are no multiples of 16, and sizes of 1
-                yield f'{arch} {types} {precision} full scale {divisible}',others_kernel(types, precision, 'full', 'scale', arch, divisible=divisible)
-        for divisible in (True, False) if not brief else (True,): yield f'{arch} products in TF32 {divisible}',products_kernel(arch, divisible)
+                yield f'{arch} {types} {precision} full scale {divisible}',others_kernel(types, precision, 'full', 'scale', arch,
+                    divisible=divisible)
+        for divisible in (True, False) if not brief else (True,):
+            yield f'{arch} products in TF32 {divisible}',products_kernel(arch, divisible)
         for offset in (False, True): yield f'{arch} loss, offset {offset}',loss_kernel(offset, arch)
-        if not brief: yield f'{arch} loss, odd sizes',loss_kernel(True, arch, divisible=False); yield f'{arch} loss, sizes of 1',loss_kernel(True, arch, divisible=None)
+        if not brief:
+            yield f'{arch} loss, odd sizes',loss_kernel(True, arch, divisible=False)
+            yield f'{arch} loss, sizes of 1',loss_kernel(True, arch, divisible=None)
 
 if __name__=='__main__':
     if knobs.nvidia.ptxas is None: print('no compiler'); sys.exit()

@@ -31,12 +31,14 @@ def test_every_engine_of_the_table_fulfils_the_contract(name, field, base):
     assert issubclass(kind, base) and not inspect.isabstract(kind)
     assert len(duties(base))>=4 and base.__abstractmethods__<=set(duties(base))
     for duty in duties(base): assert parameters(getattr(kind, duty))==parameters(getattr(base, duty)), duty
-    own = {n for c in kind.__mro__ if c not in (*base.__mro__, object) for n in vars(c) if inspect.isfunction(vars(c).get(n)) and not n.startswith('_')}
+    own = {n for c in kind.__mro__ if c not in (*base.__mro__,
+        object) for n in vars(c) if inspect.isfunction(vars(c).get(n)) and not n.startswith('_')}
     assert own<=set(duties(base)), 'an engine has no public duties of its own'
 
 def test_duties_are_not_named_like_one_that_is_missing():
     assert duties(Engine)==['__init__', 'over_slices', 'angle_sums', 'tally']
-    assert duties(LossEngine)==['__init__', 'run_parts', 'inner_products', 'label_angles', 'exponential_sums', 'largest_cosines', 'add_label', 'project_out']
+    assert duties(LossEngine)==['__init__', 'run_parts', 'inner_products', 'label_angles', 'exponential_sums', 'largest_cosines',
+        'add_label', 'project_out']
 
 class Recording(TorchEngine):
     "A new engine, of one module and one line"
@@ -97,7 +99,8 @@ def test_the_trial_is_that_of_the_table(a_new_engine, monkeypatch, error, tolera
 
 def test_no_device_is_named_but_in_the_table():
     "What is fast where is data"
-    for page in ('engine/choice', 'engine/tally', 'engine/reference', 'loss/fused', 'loss/logits', 'loss/angular', 'loss/family', 'scale/ranks'):
+    for page in ('engine/choice', 'engine/tally', 'engine/reference', 'loss/fused', 'loss/logits', 'loss/angular', 'loss/family',
+        'scale/ranks'):
         source = (ROOT/'avh_nb'/f'{page}.py').read_text(encoding='utf-8')
         assert not re.search(r"""==\s*['"](cuda|cpu|numba|triton)['"]|['"](cuda|cpu|numba|triton)['"]\s*==|if cuda""", source), page
 
@@ -126,7 +129,9 @@ def test_constants_of_numba_are_those_of_the_house():
     import avh_nb.engine.numba_kernels as kernels, avh_nb.engine.numba_loss as loss
     assert all(map(same, kernels.P, angle.ARCCOS)) and len(kernels.P)==len(angle.ARCCOS)
     assert (kernels.LOW, kernels.HIGH)==tuple(map(np.float32, angle.SAFE[torch.float32]))
-    for mine,theirs in ((kernels._STEEP, tally.STEEP), (kernels._CLOSE, tally.CLOSE), (kernels._DELTA, tally.DELTA), (kernels._TOLERANCE, tally.TOLERANCE)): assert same(mine, theirs)
+    for mine,theirs in ((kernels._STEEP, tally.STEEP), (kernels._CLOSE, tally.CLOSE), (kernels._DELTA, tally.DELTA),
+        (kernels._TOLERANCE, tally.TOLERANCE)):
+        assert same(mine, theirs)
     assert (kernels.SHORTEST, kernels.LONGEST, kernels.TIE)==(tally.SHORTEST, tally.LONGEST, tally.TIE)
     assert same(loss.FLOOR, angle.sine_floor(torch.float32))
 
@@ -151,10 +156,12 @@ def test_numbers_are_typed_once(name):
         pages = [module, *(['avh_nb.engine.numba_kernels'] if 'numba' in module else [])]
         for page in pages:
             code = re.sub(r'#.*|""".*?"""', '', (ROOT/(page.replace('.', '/')+'.py')).read_text(encoding='utf-8'))
-            for number in ('1.5707963', '214598697', '0889773122', '0501641884', '2e-7', '1e-15', '1e15', '2**-23', '2.**-23'): assert number not in code, (page, number)
+            for number in ('1.5707963', '214598697', '0889773122', '0501641884', '2e-7', '1e-15', '1e15', '2**-23', '2.**-23'):
+                assert number not in code, (page, number)
 
 def test_the_loss_on_a_gpu_overrides_what_its_kernel_does():
     pytest.importorskip('triton')
     with interpreter(): from avh_nb.engine.triton_loss import FastTritonLoss, TritonLoss
     def written(c): return {n for n in vars(c) if inspect.isfunction(vars(c)[n])}
-    assert issubclass(TritonLoss, TorchLoss) and written(TritonLoss)=={'label_angles', 'exponential_sums'} and written(FastTritonLoss)=={'inner_products'}
+    assert issubclass(TritonLoss, TorchLoss) and written(TritonLoss)=={'label_angles',
+        'exponential_sums'} and written(FastTritonLoss)=={'inner_products'}

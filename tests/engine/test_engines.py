@@ -25,11 +25,14 @@ def drawn(seed, n, d, c, near=0.):
 def check(got, want):
     for (name,a),(_,b) in zip(got, want):
         assert torch.equal(a.isnan(), b.isnan()), name
-        if name in ('avh', 'angle', 'norm'): torch.testing.assert_close(a.double(), b, rtol=1e-6, atol=1e-9, equal_nan=True, msg=lambda m,name=name: f'{name}: {m}')
-        elif name!='pred': torch.testing.assert_close(a.double(), b, rtol=3e-5, atol=3e-6, equal_nan=True, msg=lambda m,name=name: f'{name}: {m}')
+        if name in ('avh', 'angle', 'norm'):
+            torch.testing.assert_close(a.double(), b, rtol=1e-6, atol=1e-9, equal_nan=True, msg=lambda m,name=name: f'{name}: {m}')
+        elif name!='pred':
+            torch.testing.assert_close(a.double(), b, rtol=3e-5, atol=3e-6, equal_nan=True, msg=lambda m,name=name: f'{name}: {m}')
 
 @quick
-@given(st.integers(0, 2**31), st.integers(1, 600), st.integers(1, 70), st.integers(1, 80), st.sampled_from(['label', 'prediction']), st.sampled_from(['linear', 'bias', 'angular']), st.sampled_from([0., 1., 5.]))
+@given(st.integers(0, 2**31), st.integers(1, 600), st.integers(1, 70), st.integers(1, 80), st.sampled_from(['label', 'prediction']),
+    st.sampled_from(['linear', 'bias', 'angular']), st.sampled_from([0., 1., 5.]))
 def test_scores_are_those_of_float64(seed, n, d, c, kind, head, near):
     x,w,y = drawn(seed, n, d, c, near)
     y = y if kind=='label' else None
@@ -83,7 +86,8 @@ def test_class_vectors_out_of_range_are_like_torch(what):
         w[4] = 0
         with pytest.raises(ValueError, match=r'w: row 4 \(class 4\) is zero'): av.score(x, w, y, bias=bias, engine='numba')
         return
-    for (name,a),(_,b) in zip(av.score(x, w, y, bias=bias, engine='numba'), av.score(x, w, y, bias=bias, engine='torch')): assert torch.equal(a, b), name
+    for (name,a),(_,b) in zip(av.score(x, w, y, bias=bias, engine='numba'), av.score(x, w, y, bias=bias, engine='torch')):
+        assert torch.equal(a, b), name
 
 @pytest.mark.parametrize('engine', ['numba', 'torch'])
 def test_logits_may_be_of_any_size(engine):
@@ -122,7 +126,9 @@ def test_threads_change_nothing(monkeypatch):
     one = av.score(x, w, y, engine='numba'),av.avh(x, w, y, engine='numba')
     monkeypatch.setattr(numba_engine, 'SHARED', 0)
     torch.set_num_threads(2)
-    try: two,inside = (av.score(x, w, y, engine='numba'), av.avh(x, w, y, engine='numba')),in_threads(lambda _: torch.get_num_threads(), [0, 1])
+    try:
+        two,inside = (av.score(x, w, y, engine='numba'), av.avh(x, w, y, engine='numba')),in_threads(lambda _: torch.get_num_threads(),
+            [0, 1])
     finally: threads = torch.get_num_threads(); torch.set_num_threads(1)
     assert threads==2 and inside==[1, 1]
     check(two[0], av.Scores(**{k: v.double() for k,v in one[0]}))
@@ -311,7 +317,8 @@ def test_tallies_of_parts_add_up_in_any_grouping(seed, c, cuts, ties):
     if ties: z = z.round()
     ones = [_one(torch.full((6,), k), a[:, k], z[:, k]) for k in range(c)]
     for o,(k,angle,logit) in zip(ones, ((k, a[:, k], z[:, k]) for k in range(c))): # each a tally that holds its class out
-        o.total,o.largest,o.largest_class,o.nearest = torch.zeros(6).double(),torch.full((6,), -torch.inf).double(),torch.full((6,), -1),torch.full((6,), torch.inf).double()
+        o.total,o.largest,o.largest_class,o.nearest = torch.zeros(6).double(),torch.full((6,), -torch.inf).double(),torch.full((6,),
+            -1),torch.full((6,), torch.inf).double()
         o.held,o.angle,o.logit = torch.full((6,), k),angle,logit
     def added(parts):
         whole = parts[0]
@@ -324,13 +331,16 @@ def test_tallies_of_parts_add_up_in_any_grouping(seed, c, cuts, ties):
         m = others.amax(1, keepdim=True)
         e = (others-m).exp()
         assert torch.equal(t.held, held) and torch.equal(t.largest_class, others.argmax(1))
-        for got,want in ((t.total, a.sum(1)-a.gather(1, held[:, None])[:, 0]), (t.largest, m[:, 0]), (t.rest, e.sum(1)-1), (t.rest_squared, (e*e).sum(1)-1),
-            (t.weighted, (e*(others-m).clamp(min=-1e9)).sum(1)), (t.nearest, a.scatter(1, held[:, None], 9).amin(1))): torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+        for got,want in ((t.total, a.sum(1)-a.gather(1, held[:, None])[:, 0]), (t.largest, m[:, 0]), (t.rest, e.sum(1)-1),
+            (t.rest_squared, (e*e).sum(1)-1),
+            (t.weighted, (e*(others-m).clamp(min=-1e9)).sum(1)), (t.nearest,
+            a.scatter(1, held[:, None], 9).amin(1))): torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 # the loss
 
 @quick
-@given(st.integers(0, 2**31), st.integers(1, 400), st.integers(8, 40), st.integers(1, 60), st.sampled_from([1., 8., 40.]), st.sampled_from([0., 2.])) # in few dimensions other classes lie where float32 has no angle
+@given(st.integers(0, 2**31), st.integers(1, 400), st.integers(8, 40), st.integers(1, 60), st.sampled_from([1., 8., 40.]),
+    st.sampled_from([0., 2.])) # in few dimensions other classes lie where float32 has no angle
 def test_loss_and_gradients_are_those_of_float64(seed, n, d, c, scale, near):
     x,w,y = drawn(seed, n, d, c, near)
     share = torch.rand(n, generator=torch.Generator().manual_seed(seed))
@@ -338,9 +348,11 @@ def test_loss_and_gradients_are_those_of_float64(seed, n, d, c, scale, near):
     got,want = fused_loss(x1, w1, y, share, scale, NumbaLoss(x, w)),plain_loss(x2, w2, y, share.double(), scale)
     torch.testing.assert_close(got.double(), want, rtol=3e-6*max(1, scale/8), atol=1e-6)
     got.backward(); want.backward()
-    for a,b in ((x1.grad, x2.grad), (w1.grad, w2.grad)): assert (a.double()-b).norm()<=1e-5*max(1, scale/8)*b.norm()+1e-6*scale*share.sum()/x.norm(dim=1).min()
+    for a,b in ((x1.grad, x2.grad), (w1.grad, w2.grad)):
+        assert (a.double()-b).norm()<=1e-5*max(1, scale/8)*b.norm()+1e-6*scale*share.sum()/x.norm(dim=1).min()
 
-@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(weight=torch.linspace(0, 2, 40)), dict(scale=30.)], ids=['mean', 'sum', 'weight', 'scale'])
+@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(weight=torch.linspace(0, 2, 40)), dict(scale=30.)],
+    ids=['mean', 'sum', 'weight', 'scale'])
 def test_the_loss_by_name(options):
     x,w,y = drawn(0, 500, 24, 40)
     y[:5] = -100
@@ -387,7 +399,8 @@ def test_contenders_agree():
         want = CONTENDERS[work][reference](x, w, y)()
         for name in ('plain', 'numba', *(('NumPy',) if work=='avh' else ())):
             got = CONTENDERS[work][name](x, w, y)()
-            for a,b in zip(got, want) if work=='loss' else ((got, want),): torch.testing.assert_close(torch.as_tensor(a), b, rtol=bound, atol=bound)
+            for a,b in zip(got, want) if work=='loss' else ((got, want),):
+                torch.testing.assert_close(torch.as_tensor(a), b, rtol=bound, atol=bound)
     assert {'product', 'plain', 'torch', 'numba'}<=set(contenders('avh')) and {'linear', 'ArcFace', 'numba'}<=set(contenders('loss'))
 
 def test_compare_times_each_with_the_first():

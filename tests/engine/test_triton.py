@@ -69,8 +69,10 @@ def reference(x, w, y, bias=None, scale=None):
             g = z[other]-m
             g = g[torch.arange(len(g))!=g.argmax()] # without the largest itself
             near = cos.where(other, torch.tensor(-9., dtype=torch.float64))
-            row |= dict(largest=m.item(), largest_class=z.where(other, torch.tensor(-torch.inf, dtype=torch.float64)).argmax().item(), rest=g.exp().sum().item(),
-                rest_squared=(2*g).exp().sum().item(), weighted=(g*g.exp()).where(g>-700, torch.zeros(())).sum().item(), nearest_class=near.argmax().item())
+            row |= dict(largest=m.item(), largest_class=z.where(other, torch.tensor(-torch.inf, dtype=torch.float64)).argmax().item(),
+                rest=g.exp().sum().item(),
+                rest_squared=(2*g).exp().sum().item(), weighted=(g*g.exp()).where(g>-700, torch.zeros(())).sum().item(),
+                nearest_class=near.argmax().item())
         else: row |= dict(largest=-torch.inf, largest_class=-1, rest=0., rest_squared=0., weighted=0., nearest_class=-1)
         rows.append(row)
     return rows
@@ -95,14 +97,16 @@ def check(x, w, y, bias=None, scale=None, label='', rows=None, delta=EPS, engine
         else: assert got['total']==0
         if 'largest' not in res: continue
         if not row['other'].any():
-            assert (got['largest'], got['largest_class'], got['rest'], got['rest_squared'], got['weighted'], got['nearest_class'], got['doubtful'])==(-torch.inf, -1, 0, 0, 0, -1, False)
+            assert (got['largest'], got['largest_class'], got['rest'], got['rest_squared'], got['weighted'], got['nearest_class'],
+                got['doubtful'])==(-torch.inf, -1, 0, 0, 0, -1, False)
             continue
         assert row['other'][got['largest_class']] and row['other'][got['nearest_class']]
         assert row['z'][got['largest_class']]>=row['largest']-2*unit
         assert row['cos'][got['nearest_class']]>=row['cos'][row['other']].max()-1e-6
         assert seen(label+'largest/unit', abs(got['largest']-row['largest'])/unit)<1
         if got['largest_class']!=row['largest_class']: continue
-        for name in ('rest', 'rest_squared'): assert seen(label+name+'/unit', abs(got[name]-row[name])/(unit+1e-6)/(row[name]+1e-36))<4, (i, name, got, row[name])
+        for name in ('rest', 'rest_squared'):
+            assert seen(label+name+'/unit', abs(got[name]-row[name])/(unit+1e-6)/(row[name]+1e-36))<4, (i, name, got, row[name])
         assert abs(got['weighted']-row['weighted'])<4*(unit+1e-6)*(row['rest']-row['weighted']+1e-36), (i, got['weighted'], row['weighted'])
     return res
 
@@ -131,7 +135,8 @@ def test_no_rows():
     x,w,y = data(0, 5, 4)
     res = engine.others(x, w, y, *norms(x, w))
     assert all(t.shape==(0,) for t in res.values())
-    assert [t.dtype for t in res.values()]==[torch.int64, torch.float64, torch.bool, torch.float32, torch.int64, torch.float32, torch.float32, torch.float32, torch.int64]
+    assert [t.dtype for t in res.values()]==[torch.int64, torch.float64, torch.bool, torch.float32, torch.int64, torch.float32,
+        torch.float32, torch.float32, torch.int64]
 
 def test_labels_elsewhere():
     x,w,y = data(20, 40, 9)
@@ -157,7 +162,8 @@ def test_precisions_in_the_interpreter():
     x,w,y = data(20, 2, 24)
     w[1] = w[0]
     for precision,flags in (('exact', True), ('tf32x3', True), ('fast', False)):
-        res = engine.others(x, torch.cat([w, x[:1]]), torch.zeros_like(y), norms(x, w)[0], norms(torch.cat([w, x[:1]]), w)[0], precision=precision, tile=TILE)
+        res = engine.others(x, torch.cat([w, x[:1]]), torch.zeros_like(y), norms(x, w)[0], norms(torch.cat([w, x[:1]]), w)[0],
+            precision=precision, tile=TILE)
         assert res['doubtful'][0]==flags
 
 @pytest.mark.skipif(INTERPRETED, reason='needs a GPU')
@@ -172,7 +178,8 @@ def test_precisions(precision, bound):
 def test_usual_tiles(dtype):
     for shape in ((300, 500, 512), (129, 65, 33), (1, 1, 1)):
         x,w,y = data(*shape, dtype=dtype)
-        check(x, w, y, tile=None); check(x, w, None, tile=None); check(x, w, y, tile=None, scale=16.); check(x, w, None, tile=None, full=False)
+        check(x, w, y, tile=None); check(x, w, None, tile=None); check(x, w, y, tile=None, scale=16.)
+        check(x, w, None, tile=None, full=False)
 
 @pytest.mark.parametrize('bad', (0., float('nan'), float('inf')))
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
@@ -302,7 +309,8 @@ def test_arccos():
     x,y = inside(torch.tensor([[1., 0]])),torch.zeros(len(w), dtype=torch.int64, device=DEVICE)
     res = engine.others(x.expand(1, 2), w, None, *(torch.ones(k, device=DEVICE) for k in (1, len(w))), full=False, tile=TILE)
     # One class at a time, as many rows
-    angle = engine.others(w, x, y-1, torch.ones(len(w), device=DEVICE), torch.ones(1, device=DEVICE), full=False, tile=(1024, 16, 16, 4, 2) if INTERPRETED else None)['total'].cpu()
+    angle = engine.others(w, x, y-1, torch.ones(len(w), device=DEVICE), torch.ones(1, device=DEVICE), full=False,
+        tile=(1024, 16, 16, 4, 2) if INTERPRETED else None)['total'].cpu()
     exact = w[:, 0].double().cpu().acos()
     assert seen('arccos, relative', ((angle-exact).abs()/exact.clamp(min=1e-9)).max())<4e-7 and (angle[exact==0]==0).all()
     assert seen('sum of arccos', abs(res['total'].item()/(exact.sum()-exact.min()).item()-1))<1e-6
@@ -324,7 +332,8 @@ def loss_check(n, c, d, scale=12., with_offset=False, angle=None, loss=loss, **k
     sums = loss.exponential_sums(dot, xn, wn, held, scale, offset, **(dict(tile=(8, 16, 4), part=32) | kwargs))
     # The rounding of a cosine is as much as is known of an angle
     unit = 1e-6+scale*4e-7/(1-t*t).clamp(min=8*EPS).sqrt()
-    assert seen('loss k/unit', ((dot.double().cpu()/k-1).abs().where(k>1e-36, torch.zeros(()).double())/(unit+4e-7/(1-t*t).clamp(min=8*EPS))).max())<1
+    assert seen('loss k/unit',
+        ((dot.double().cpu()/k-1).abs().where(k>1e-36, torch.zeros(()).double())/(unit+4e-7/(1-t*t).clamp(min=8*EPS))).max())<1
     assert seen('loss sums', ((sums.double().cpu()-e.sum(0)).abs()/(e.sum(0)+1e-36)).max()/unit.max())<1
     assert torch.equal(dot.cpu()==0, k==0) or k[k>0].min()<1e-36
     assert torch.equal(room[:2048].isnan(), dot._base[:2048].isnan()) and dot._base[2048+n*c:].isnan().all()
@@ -352,12 +361,15 @@ def test_loss_of_some_classes():
     torch.testing.assert_close(sum(parts), sums, rtol=1e-6, atol=0)
 
 def test_loss_refuses_strides():
-    with pytest.raises(ValueError, match='contiguous'): loss.exponential_sums(torch.ones(3, 4).T, torch.ones(3), torch.ones(4), torch.zeros(3, dtype=torch.int64), 1.)
+    with pytest.raises(ValueError, match='contiguous'):
+        loss.exponential_sums(torch.ones(3, 4).T, torch.ones(3), torch.ones(4), torch.zeros(3, dtype=torch.int64), 1.)
 
 def test_loss_of_nothing():
     held = torch.zeros(4, dtype=torch.int64, device=DEVICE)
-    assert loss.exponential_sums(torch.empty(0, 4, device=DEVICE), torch.ones(4, device=DEVICE), torch.ones(0, device=DEVICE), held, 1.).tolist()==[0]*4
-    assert loss.exponential_sums(torch.empty(3, 0, device=DEVICE), torch.ones(0, device=DEVICE), torch.ones(3, device=DEVICE), held[:0], 1.).shape==(0,)
+    assert loss.exponential_sums(torch.empty(0, 4, device=DEVICE), torch.ones(4, device=DEVICE), torch.ones(0, device=DEVICE), held,
+        1.).tolist()==[0]*4
+    assert loss.exponential_sums(torch.empty(3, 0, device=DEVICE), torch.ones(0, device=DEVICE), torch.ones(3, device=DEVICE), held[:0],
+        1.).shape==(0,)
 
 def loss_engine_check(loss, kind='TritonLoss', c=30, with_offset=False, tolerance=3e-6):
     "Each step of the loss against the same in PyTorch and float64; some labels are not among the classes"
@@ -377,9 +389,11 @@ def loss_engine_check(loss, kind='TritonLoss', c=30, with_offset=False, toleranc
     expected_k = long(w)@long(x).T
     assert close(k, expected_k)
     assert close(mine.largest_cosines(k, xn, wn, y), theirs.largest_cosines(expected_k.clone(), long(xn), long(wn), y))
-    sums,expected_sums = mine.exponential_sums(k, xn, wn, y, 5., offset),theirs.exponential_sums(expected_k, long(xn), long(wn), y, 5., long(offset))
+    sums,expected_sums = mine.exponential_sums(k, xn, wn, y, 5., offset),theirs.exponential_sums(expected_k, long(xn), long(wn), y, 5.,
+        long(offset))
     assert (expected_sums==0).all() if c==1 and (y==0).all() else close(sums, expected_sums)
-    result,expected = mine.add_label(k, y, own, sums, share, 5., offset),theirs.add_label(expected_k, y, expected_own, expected_sums, long(share), 5., long(offset))
+    result,expected = mine.add_label(k, y, own, sums, share, 5., offset),theirs.add_label(expected_k, y, expected_own, expected_sums,
+        long(share), 5., long(offset))
     assert close(k, expected_k) and close(result[0], expected[0]) and close(result[1], expected[1])
     expected_g = long(g)
     mine.project_out(g, x, xn, share); theirs.project_out(expected_g, long(x), long(xn), long(share))
@@ -390,7 +404,8 @@ def test_each_step_of_the_loss(kind, monkeypatch):
     tolerance = 3e-6 if INTERPRETED or kind=='TritonLoss' else 1e-2
     def refuse(*_): raise AssertionError('the setting is that of the whole process')
     monkeypatch.setattr(torch, 'set_float32_matmul_precision', refuse)
-    loss_engine_check(loss, kind, tolerance=tolerance); loss_engine_check(loss, kind, c=1, tolerance=tolerance); loss_engine_check(loss, kind, with_offset=True, tolerance=tolerance)
+    loss_engine_check(loss, kind, tolerance=tolerance); loss_engine_check(loss, kind, c=1, tolerance=tolerance)
+    loss_engine_check(loss, kind, with_offset=True, tolerance=tolerance)
 
 def tally_check(engine, x, w, y=None, bias=None, scale=None, sums=1e-6, softmax=1e-5, kind='TritonEngine'):
     "A tally against that of PyTorch in float64, and the sums of angles where there are labels"
@@ -403,7 +418,9 @@ def tally_check(engine, x, w, y=None, bias=None, scale=None, sums=1e-6, softmax=
         a,b = a[sure],b[sure]
         if a.dtype==torch.int64: assert torch.equal(a, b), name
         elif name in ('angle', 'nearest', 'logit'): torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True, msg=name)
-        else: torch.testing.assert_close(a, b, rtol=sums if name=='total' else softmax, atol=0 if name=='total' else 1e-30, msg=lambda m, name=name: f'{name}: {m}')
+        else:
+            torch.testing.assert_close(a, b, rtol=sums if name=='total' else softmax, atol=0 if name=='total' else 1e-30, msg=lambda m,
+                name=name: f'{name}: {m}')
     if y is None: return doubtful
     angle,total,_ = mine.angle_sums(x, y)
     assert torch.equal(angle, t.angle) or y.min()<0
@@ -415,7 +432,8 @@ def tally_check(engine, x, w, y=None, bias=None, scale=None, sums=1e-6, softmax=
 def test_tally(head, kind):
     x,w,y = data(70, 130, 20, factor=.5)
     y = {'none': None, 'elsewhere': torch.where(y<40, -1, y)}.get(head, y)
-    tally_check(engine, x, w, y, torch.randn(130, generator=torch.Generator().manual_seed(1)).to(DEVICE) if head=='bias' else None, 9. if head=='scale' else None, kind=kind)
+    tally_check(engine, x, w, y, torch.randn(130, generator=torch.Generator().manual_seed(1)).to(DEVICE) if head=='bias' else None,
+        9. if head=='scale' else None, kind=kind)
 
 def test_tally_of_the_parts():
     "What is found for some of the classes adds up"
@@ -424,14 +442,16 @@ def test_tally_of_the_parts():
         parts = [engine.TritonEngine(w[p]).tally(x, labels if labels is None else labels-p.start)[0] for p in (slice(0, 20), slice(20, 90))]
         for classes in (parts[1].held, parts[1].largest_class): classes[classes>=0] += 20
         whole = scores_of(engine.TritonEngine(w).tally(x, labels)[0], 90)
-        for name,values in scores_of(parts[0]+parts[1], 90).items(): torch.testing.assert_close(values, whole[name], rtol=1e-5, atol=1e-6, msg=name)
+        for name,values in scores_of(parts[0]+parts[1], 90).items():
+            torch.testing.assert_close(values, whole[name], rtol=1e-5, atol=1e-6, msg=name)
 
 def test_labels_that_are_none():
     x,w,y = data(3, 40, 9)
     y[:] = torch.tensor([-1, 40, 7])
     t,_,_ = engine.TritonEngine(w).tally(x, y)
     angle,_,_ = engine.TritonEngine(w).angle_sums(x, y)
-    assert t.held.tolist()==[-1, -1, 7] and angle.isnan().tolist()==t.angle.isnan().tolist()==[True, True, False] and t.logit[:2].eq(-torch.inf).all()
+    assert t.held.tolist()==[-1, -1, 7] and angle.isnan().tolist()==t.angle.isnan().tolist()==[True, True,
+        False] and t.logit[:2].eq(-torch.inf).all()
 
 def test_what_an_engine_takes():
     _,w,_ = data(1, 5, 4)
@@ -491,7 +511,8 @@ def test_scores(shape, name):
         long = {k: v.double() if k=='bias' else v for k,v in kwargs.items()}
         got,expected = av.score(x, w, engine=name, **kwargs),av.score(x.double(), w.double(), engine='torch', **long)
         assert torch.equal(got.pred, expected.pred)
-        for field in ('norm', 'angle', 'avh', 'avc'): assert seen(f'{name} {field}', (getattr(got, field)/getattr(expected, field)-1).abs().max())<1e-6
+        for field in ('norm', 'angle', 'avh', 'avc'):
+            assert seen(f'{name} {field}', (getattr(got, field)/getattr(expected, field)-1).abs().max())<1e-6
         torch.testing.assert_close(got.angular_gap.double(), expected.angular_gap, rtol=1e-6, atol=1e-6, equal_nan=True)
         for field in SOFTMAX:
             a,b = getattr(got, field),getattr(expected, field)
@@ -508,7 +529,8 @@ def test_scores_keep_small_digits():
 @pytest.mark.parametrize('dtype', (torch.float16, torch.bfloat16), ids=str)
 def test_scores_of_half_precision(dtype):
     x,w,y = data(20, 40, 24, dtype=dtype)
-    for v in (w, w.float()): assert seen('half avh', (av.avh(x, v, y, engine='triton')/av.avh(x.double(), v.double(), y, engine='torch')-1).abs().max())<1e-6
+    for v in (w, w.float()):
+        assert seen('half avh', (av.avh(x, v, y, engine='triton')/av.avh(x.double(), v.double(), y, engine='torch')-1).abs().max())<1e-6
 
 def test_rows_that_have_no_angle():
     "They get NaN and are reported; rows and class vectors too short or too long for float32 are right all the same"
@@ -516,13 +538,15 @@ def test_rows_that_have_no_angle():
     x[3],x[5],x[7,2] = 0,torch.nan,torch.inf
     x[9] *= 1e-20
     x[11] *= 1e18
-    for f in (lambda e: av.avh(x, w, y, engine=e), lambda e: av.avh(x, w, engine=e), lambda e: av.score(x, w, y, engine=e).avh, lambda e: av.score(x, w, scale=9., engine=e).avh):
+    for f in (lambda e: av.avh(x, w, y, engine=e), lambda e: av.avh(x, w, engine=e), lambda e: av.score(x, w, y, engine=e).avh,
+        lambda e: av.score(x, w, scale=9., engine=e).avh):
         with pytest.warns(UserWarning, match='3 of 40 rows of x are zero or not finite, the first at index 3'): got = f('triton')
         with pytest.warns(UserWarning): expected = f('torch')
         assert got.isnan().nonzero()[:, 0].tolist()==[3, 5, 7]
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=0, equal_nan=True)
     good = torch.arange(12, 40, device=DEVICE)
-    torch.testing.assert_close(av.avh(x[good], 1e-20*w, y[good], engine='triton'), av.avh(x[good], w, y[good], engine='torch'), rtol=1e-6, atol=0)
+    torch.testing.assert_close(av.avh(x[good], 1e-20*w, y[good], engine='triton'), av.avh(x[good], w, y[good], engine='torch'), rtol=1e-6,
+        atol=0)
     w[2] = 0
     with pytest.raises(ValueError, match='w: row 2'): av.avh(x[good], w, y[good], engine='triton')
 
@@ -553,7 +577,9 @@ def test_avh_loss(shape, name, monkeypatch):
         for kwargs in (dict(scale=40.), dict(reduction='sum', weight=torch.linspace(.5, 1, shape[1], device=DEVICE))):
             got,expected = gradients(x, w, y, name, **kwargs),gradients(x.double(), w.double(), y, 'torch', **kwargs)
             # of one class the loss is 0, and so is its gradient
-            for what,a,b in zip(('value', 'in x', 'in w'), got, expected): assert seen(f"loss {what}{', scale 40'*('scale' in kwargs)}", (a-b).norm()/b.norm().clamp(min=1e-6))<(5e-6 if 'scale' in kwargs else 1e-6), what
+            for what,a,b in zip(('value', 'in x', 'in w'), got, expected):
+                assert seen(f"loss {what}{', scale 40'*('scale' in kwargs)}",
+                    (a-b).norm()/b.norm().clamp(min=1e-6))<(5e-6 if 'scale' in kwargs else 1e-6), what
 
 def test_avh_loss_repeats():
     x,w,y = data(70, 130, 20)
@@ -579,14 +605,16 @@ def others_checks(engine):
     w[5:40] = x[0]
     assert engine.others(x, w, None, *norms(x, w), tile=TILE)['held'].item()==5
     pair = inside(torch.stack([w[0], -x[0]+1e-4*w[1]]))
-    assert engine.others(x, pair, torch.zeros(1, dtype=torch.int64, device=DEVICE), *norms(x, pair), tile=TILE, full=False)['doubtful'].all()
+    assert engine.others(x, pair, torch.zeros(1, dtype=torch.int64, device=DEVICE), *norms(x, pair), tile=TILE,
+        full=False)['doubtful'].all()
 
 def engine_checks(engine):
     "Of what is done around it"
     x,w,y = data(18, 50, 20, factor=.5)
     y[3] = -1
     bias = torch.randn(50, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    tally_check(engine, x, w, y); tally_check(engine, x, w, None, bias); tally_check(engine, x, w, y, scale=9.); tally_check(engine, *data(5, 1, 3))
+    tally_check(engine, x, w, y); tally_check(engine, x, w, None, bias); tally_check(engine, x, w, y, scale=9.)
+    tally_check(engine, *data(5, 1, 3))
     stays_predicted(engine)
     x[4] = 0; x[5] = torch.nan; x[6] *= 1e-20; x[7] *= 1e20
     for doubtful in (engine.TritonEngine(w).tally(x, y)[2], engine.TritonEngine(w).angle_sums(x, y)[2]): assert doubtful[4:8].all()
@@ -608,7 +636,8 @@ MUTANTS = {
     'label not held out': ('other &= column[None, :]!=own[:, None]', 'other &= own[:, None]<column[None, :]+100'),
     'classes past the end': ('other = exists[None, :]', 'other = column[None, :]>=0'),
     'runner-up of earlier tiles lost': ('tl.minimum(first, top))', 'top-3)'),
-    'last of equals': ('tl.min(tl.where(values==largest[:, None], column[None, :], 2147483647), 1)', 'tl.max(tl.where(values==largest[:, None], column[None, :], -1), 1)'),
+    'last of equals': ('tl.min(tl.where(values==largest[:, None], column[None, :], 2147483647), 1)',
+    'tl.max(tl.where(values==largest[:, None], column[None, :], -1), 1)'),
     'best kept': ('tl.where(new, where, best)', 'tl.where(new, best, where)'),
     'norm of w forgotten': ('[None, :]\n        angle', '[None, :]*0+dot*inverse_norm[:, None]\n        angle'),
     'a digit of the arccos': ('p = p*a+_P2', 'p = p*a+.99775*_P2'),
@@ -666,7 +695,8 @@ def test_mutants(name, tmp_path):
 def test_compiles(tmp_path):
     "For GPUs that need not be there: no more than a few spilled bytes, and shared memory that every one of them has"
     env = {k: v for k,v in os.environ.items() if k!='TRITON_INTERPRET'} | dict(TRITON_CACHE_DIR=str(tmp_path))
-    done = subprocess.run([sys.executable, str(Path(__file__).parent/'compile_triton.py'), '--brief'], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, str(Path(__file__).parent/'compile_triton.py'), '--brief'], env=env, capture_output=True,
+        text=True, timeout=300)
     if 'no compiler' in done.stdout: pytest.skip(done.stdout)
     assert done.returncode==0, done.stderr[-2000:]
     usage = [line.rsplit('|', 1)[1].split() for line in done.stdout.splitlines()]

@@ -17,7 +17,8 @@ from avh_nb.loss.family import FAMILY, MetricLoss, SoftmaxLoss, named_loss, neig
 
 def data(n=12, d=5, k=4, seed=0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=g, dtype=dtype).requires_grad_(),torch.randn(k, d, generator=g, dtype=dtype).requires_grad_(),torch.randint(k, (n,), generator=g)
+    return torch.randn(n, d, generator=g, dtype=dtype).requires_grad_(),torch.randn(k, d, generator=g,
+        dtype=dtype).requires_grad_(),torch.randint(k, (n,), generator=g)
 
 def slow_logits(x, w, scale):
     "Pair by pair, as it is written; for autograd, away from the ends"
@@ -37,7 +38,8 @@ def slow_loss(x, w, y, scale, weight=None, ignore_index=-100, label_smoothing=0.
 def grads(loss, *tensors): return torch.autograd.grad(loss, tensors)
 
 @settings(deadline=None, max_examples=60)
-@given(n=st.integers(1, 9), d=st.integers(2, 7), k=st.integers(1, 6), scale=st.floats(.1, 30), seed=st.integers(0, 99), weighted=st.booleans(), smoothing=st.sampled_from([0., .1, 1.]), ignored=st.booleans())
+@given(n=st.integers(1, 9), d=st.integers(2, 7), k=st.integers(1, 6), scale=st.floats(.1, 30), seed=st.integers(0, 99),
+    weighted=st.booleans(), smoothing=st.sampled_from([0., .1, 1.]), ignored=st.booleans())
 def test_value_and_gradient_are_those_of_the_slow_formula(n, d, k, scale, seed, weighted, smoothing, ignored):
     x,w,y = data(n, d, k, seed)
     if ignored and n>1: y[0] = -7
@@ -46,7 +48,8 @@ def test_value_and_gradient_are_those_of_the_slow_formula(n, d, k, scale, seed, 
     torch.testing.assert_close(ours, slow, rtol=1e-10, atol=1e-12)
     for a,b in zip(grads(ours, x, w), grads(slow, x, w)): torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
-@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(reduction='none'), dict(label_smoothing=.2), dict(weight=torch.tensor([1., 2, 3, 0])), dict(weight=torch.tensor([1., 2, 3, 0]), label_smoothing=.2)], ids=str)
+@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(reduction='none'), dict(label_smoothing=.2),
+    dict(weight=torch.tensor([1., 2, 3, 0])), dict(weight=torch.tensor([1., 2, 3, 0]), label_smoothing=.2)], ids=str)
 def test_float32_is_close_to_float64(options):
     x,w,y = data(40, 20, 4)
     y[3] = -100
@@ -59,11 +62,14 @@ def test_float32_is_close_to_float64(options):
 def test_soft_targets_mean_what_they_do_in_cross_entropy(reduction):
     x,w,_ = data()
     soft = torch.rand(12, 4, dtype=torch.float64).softmax(1)
-    torch.testing.assert_close(avh_loss(x, w, soft, 3., reduction=reduction), F.cross_entropy(slow_logits(x, w, 3.), soft, reduction=reduction))
+    torch.testing.assert_close(avh_loss(x, w, soft, 3., reduction=reduction),
+        F.cross_entropy(slow_logits(x, w, 3.), soft, reduction=reduction))
     y = torch.arange(12)%4
-    torch.testing.assert_close(avh_loss(x, w, F.one_hot(y, 4).double(), 3., reduction=reduction), avh_loss(x, w, y, 3., reduction=reduction))
+    torch.testing.assert_close(avh_loss(x, w, F.one_hot(y, 4).double(), 3., reduction=reduction),
+        avh_loss(x, w, y, 3., reduction=reduction))
 
-@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(label_smoothing=.1), dict(weight=torch.tensor([1., 2, 3, .5], dtype=torch.float64))], ids=str)
+@pytest.mark.parametrize('options', [dict(), dict(reduction='sum'), dict(label_smoothing=.1),
+    dict(weight=torch.tensor([1., 2, 3, .5], dtype=torch.float64))], ids=str)
 def test_gradcheck_and_gradgradcheck(options):
     x,w,y = data(5)
     y[1] = -100
@@ -103,7 +109,8 @@ def test_gradients_are_made_once_and_only_where_they_are_wanted(monkeypatch):
 
 LEARNT = dict(scale=torch.tensor(2., dtype=torch.float64, requires_grad=True))
 
-@pytest.mark.parametrize('options', [dict(scale=3.), dict(scale=3., label_smoothing=.1), dict(scale=3., reduction='none'), LEARNT], ids=['fused', 'smooth', 'none', 'learnt'])
+@pytest.mark.parametrize('options', [dict(scale=3.), dict(scale=3., label_smoothing=.1), dict(scale=3., reduction='none'), LEARNT],
+    ids=['fused', 'smooth', 'none', 'learnt'])
 @pytest.mark.parametrize('fixed', ['x', 'w'])
 def test_a_gradient_penalty_with_the_other_side_fixed(options, fixed):
     x,w,y = data(6)
@@ -112,9 +119,11 @@ def test_a_gradient_penalty_with_the_other_side_fixed(options, fixed):
         g, = torch.autograd.grad(avh_loss(x, w, y, **options).sum(), v, create_graph=True)
         return torch.autograd.grad(g.square().sum(), v)[0]
     torch.testing.assert_close(penalty(*((x.detach(), w) if fixed=='x' else (x, w.detach()))), penalty(x, w), rtol=1e-12, atol=1e-14)
-    assert gradgradcheck(lambda v: avh_loss(*((x.detach(), v) if fixed=='x' else (v, w.detach())), y, **options).sum(), (w if fixed=='x' else x,))
+    assert gradgradcheck(lambda v: avh_loss(*((x.detach(), v) if fixed=='x' else (v, w.detach())), y, **options).sum(),
+        (w if fixed=='x' else x,))
 
-WAYS = dict(loss={}, sum=dict(reduction='sum'), none=dict(reduction='none'), smooth=dict(label_smoothing=.1), weight=dict(weight=torch.tensor([1., 2, 3, .5]).double()))
+WAYS = dict(loss={}, sum=dict(reduction='sum'), none=dict(reduction='none'), smooth=dict(label_smoothing=.1),
+    weight=dict(weight=torch.tensor([1., 2, 3, .5]).double()))
 
 @pytest.mark.parametrize('options', WAYS.values(), ids=WAYS)
 def test_gradients_of_each_sample_are_those_of_a_loop(options):
@@ -140,14 +149,17 @@ def test_modules_within_torch_func(kind, learn_scale):
         for name,g in zip(parameters, torch.autograd.grad(loss(parameters, x[i].detach(), y[i]), parameters.values())):
             torch.testing.assert_close(got[name][i], g, rtol=1e-9, atol=1e-12, msg=name)
 
-@pytest.mark.parametrize('f', [lambda x, w: av.angles(x, w), lambda x, w: angular_logits(x, w, 2.), lambda x, w: angular_logits(x, w, 2., torch.arange(6)%4), lambda x, w: avh_loss(x, w, torch.arange(6)%4, 3.),
-    lambda x, w: avh_loss(x, w, torch.eye(4).double()[torch.arange(6)%4]*.8+.05, 3.)], ids=['angles', 'logits', 'logits of labels', 'loss', 'soft'])
+@pytest.mark.parametrize('f', [lambda x, w: av.angles(x, w), lambda x, w: angular_logits(x, w, 2.), lambda x,
+    w: angular_logits(x, w, 2., torch.arange(6)%4), lambda x, w: avh_loss(x, w, torch.arange(6)%4, 3.),
+    lambda x, w: avh_loss(x, w, torch.eye(4).double()[torch.arange(6)%4]*.8+.05, 3.)],
+    ids=['angles', 'logits', 'logits of labels', 'loss', 'soft'])
 def test_forwards_backwards_and_twice(f):
     x,w,_ = (t.detach() for t in data(6))
     g = torch.Generator().manual_seed(1)
     dx,dw = torch.randn(6, 5, generator=g, dtype=torch.float64),torch.randn(4, 5, generator=g, dtype=torch.float64)
     value,change = jvp(f, (x, w), (dx, dw))
-    torch.testing.assert_close(value, f(x, w)); torch.testing.assert_close(change, (f(x+1e-6*dx, w+1e-6*dw)-f(x-1e-6*dx, w-1e-6*dw))/2e-6, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(value, f(x, w))
+    torch.testing.assert_close(change, (f(x+1e-6*dx, w+1e-6*dw)-f(x-1e-6*dx, w-1e-6*dw))/2e-6, rtol=1e-6, atol=1e-7)
     for arg in (0, 1): torch.testing.assert_close(jacfwd(f, arg)(x, w), jacrev(f, arg)(x, w), rtol=1e-9, atol=1e-12)
     def total(x, w): return f(x, w).square().sum()
     torch.testing.assert_close(hessian(total)(x, w), torch.autograd.functional.hessian(lambda x: total(x, w), x), rtol=1e-8, atol=1e-10)
@@ -159,7 +171,8 @@ def test_angles_are_looked_at_within_vmap_too():
     with pytest.warns(UserWarning, match='1 of 1 rows of x are zero'): each = vmap(lambda a: av.angles(a[None], w)[0])(x)
     assert each[2].isnan().all() and each.isnan().sum()==4
     with pytest.raises(ValueError, match='x: 1 of 1 rows'): vmap(lambda a: av.angles(a[None], w, on_invalid='raise')[0])(x)
-    with pytest.raises(ValueError, match='class 1\\) is zero'): vmap(lambda a: av.angles(a[None], w*torch.tensor([[1.], [0], [1], [1]]))[0])(x)
+    with pytest.raises(ValueError, match='class 1\\) is zero'):
+        vmap(lambda a: av.angles(a[None], w*torch.tensor([[1.], [0], [1], [1]]))[0])(x)
 
 # the ends
 
@@ -296,7 +309,9 @@ def test_autocast_changes_nothing():
 def test_compiles_into_one_graph():
     x,w,y = data(dtype=torch.float32)
     layer = AngularLinear(5, 4)
-    for f,args in ((lambda x, w, y: avh_loss(x, w, y, 3.), (x, w, y)), (lambda x, w, y: avh_loss(x, w, y, 3., label_smoothing=.1, reduction='sum'), (x, w, y)), (lambda x, y: F.cross_entropy(layer(x), y), (x, y))):
+    for f,args in ((lambda x, w, y: avh_loss(x, w, y, 3.), (x, w, y)),
+        (lambda x, w, y: avh_loss(x, w, y, 3., label_smoothing=.1, reduction='sum'), (x, w, y)),
+        (lambda x, y: F.cross_entropy(layer(x), y), (x, y))):
         torch._dynamo.reset()
         compiled = torch.compile(f, backend='aot_eager', fullgraph=True)
         torch.testing.assert_close(compiled(*args), f(*args))
@@ -310,7 +325,8 @@ def test_layer_and_module_agree_and_keep_their_parameters():
     torch.testing.assert_close(loss.logits(x), layer(x))
     torch.testing.assert_close(layer(x.view(3, 4, 5)), layer(x).view(3, 4, 4))
     torch.testing.assert_close(layer(x[0]), layer(x)[0]) # one feature, as nn.Linear takes it
-    assert [n for n,_ in layer.named_parameters()]==['weight'] and {n for n,_ in AngularLinear(5, 4, learn_scale=True).named_parameters()}=={'weight', 'log_scale'}
+    assert [n for n,_ in layer.named_parameters()]==['weight'] and {n for n,_ in AngularLinear(5, 4,
+        learn_scale=True).named_parameters()}=={'weight', 'log_scale'}
     again = AngularLinear(5, 4, scale=3.); again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x), layer(x))
     torch.testing.assert_close(AVHLoss(5, 10).scale, default_scale(10))
@@ -319,7 +335,8 @@ def test_layer_and_module_agree_and_keep_their_parameters():
 
 # the scale is part of what is saved
 
-def network(scale=None, learn_scale=False): return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Sequential(AngularLinear(5, 4, scale, learn_scale)))
+def network(scale=None, learn_scale=False):
+    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Sequential(AngularLinear(5, 4, scale, learn_scale)))
 
 def without_scale(state): return {k: v for k,v in state.items() if not k.endswith('fixed_scale')}
 
@@ -348,9 +365,11 @@ def test_modules_of_the_loss_keep_it_too():
 
 def test_a_file_from_before_loads_with_a_word():
     old,loaded = without_scale(network(5.).state_dict()),network(3.)
-    with pytest.warns(UserWarning, match=r'^1\.0: the state_dict has no scale.*it stays 3, that of the constructor'): loaded.load_state_dict(old)
+    with pytest.warns(UserWarning, match=r'^1\.0: the state_dict has no scale.*it stays 3, that of the constructor'):
+        loaded.load_state_dict(old)
     assert loaded[1][0].scale==3. and torch.equal(loaded[1][0].weight, old['1.0.weight'])
-    with pytest.warns(UserWarning, match='^AngularLinear: the state_dict has no scale'): AngularLinear(5, 4).load_state_dict(dict(weight=torch.ones(4, 5)))
+    with pytest.warns(UserWarning, match='^AngularLinear: the state_dict has no scale'):
+        AngularLinear(5, 4).load_state_dict(dict(weight=torch.ones(4, 5)))
     loaded.load_state_dict(dict(list(old.items())[:2]), strict=False) # of a part that has no such layer nothing is said
     learnt = network(3., learn_scale=True)
     learnt.load_state_dict(network(7., learn_scale=True).state_dict())
@@ -370,7 +389,8 @@ def test_a_checkpoint_from_before_is_resumed(tmp_path, monkeypatch):
         patch.setattr(AngularLinear, '_save_to_state_dict', torch.nn.Module._save_to_state_dict)
         checkpoint.save_checkpoint(tmp_path/'old', model, optimizer, None, dict(epoch=3))
     checkpoint.save_checkpoint(tmp_path/'new', model, optimizer, None, dict(epoch=4))
-    with pytest.warns(UserWarning, match='1.0: the state_dict has no scale'): assert checkpoint.load_checkpoint(tmp_path/'old', network(5.), optimizer, None)==dict(epoch=3)
+    with pytest.warns(UserWarning, match='1.0: the state_dict has no scale'):
+        assert checkpoint.load_checkpoint(tmp_path/'old', network(5.), optimizer, None)==dict(epoch=3)
     other = network(2.)
     assert checkpoint.load_checkpoint(tmp_path/'new', other, optimizer, None)==dict(epoch=4) and other[1][0].scale==5.
 
@@ -396,19 +416,26 @@ ERRORS = [
     (dict(y=torch.tensor([0, 1])), 'y: expected 3 labels'),
     (dict(y=torch.rand(3, 5)), r'y: expected soft targets of shape \(3, 4\)'),
     (dict(y=[0, 1, 2]), 'y: expected a tensor'),
-    (dict(scale=torch.tensor(-5.)), 'scale: expected above 0 and finite, got -5'), (dict(scale=torch.tensor(math.nan), reduction='none'), 'scale: expected above 0'), (dict(scale=torch.ones(4)), r'scale: expected a single number, got shape \(4,\)'),
-    (dict(engine='fast'), 'engine: expected one of torch, numba'), (dict(engine='fast', label_smoothing=.1), 'engine: expected one of torch, numba'),
+    (dict(scale=torch.tensor(-5.)), 'scale: expected above 0 and finite, got -5'),
+    (dict(scale=torch.tensor(math.nan), reduction='none'), 'scale: expected above 0'),
+    (dict(scale=torch.ones(4)), r'scale: expected a single number, got shape \(4,\)'),
+    (dict(engine='fast'), 'engine: expected one of torch, numba'), (dict(engine='fast', label_smoothing=.1),
+    'engine: expected one of torch, numba'),
     (dict(weight=[1.]*4), r'weight: expected shape \(4,\), one per class, got list'),
-    (dict(scale=0.), 'scale: expected above 0'), (dict(scale=-1.), 'scale: expected above 0'), (dict(scale=math.nan), 'scale: expected above 0'),
+    (dict(scale=0.), 'scale: expected above 0'), (dict(scale=-1.), 'scale: expected above 0'),
+    (dict(scale=math.nan), 'scale: expected above 0'),
     (dict(x=torch.randn(3, 6)), 'x: expected 5 columns'), (dict(x=torch.randn(5)), r'x: expected shape \(N, D\)'),
-    (dict(weight=torch.ones(3)), r'weight: expected shape \(4,\)'), (dict(reduction='median'), "reduction: expected 'mean', 'sum' or 'none'"), (dict(label_smoothing=1.5), 'label_smoothing: expected from 0 to 1'),
+    (dict(weight=torch.ones(3)), r'weight: expected shape \(4,\)'), (dict(reduction='median'),
+    "reduction: expected 'mean', 'sum' or 'none'"), (dict(label_smoothing=1.5), 'label_smoothing: expected from 0 to 1'),
 ]
 @pytest.mark.parametrize('wrong,message', ERRORS, ids=[m for _,m in ERRORS])
 def test_errors_name_the_argument(wrong, message):
     _,w,_ = data(dtype=torch.float32)
-    with pytest.raises(ValueError, match=message): avh_loss(**{**dict(x=torch.randn(3, 5), w=w, y=torch.tensor([0, 1, 2]), scale=3.), **wrong})
+    with pytest.raises(ValueError, match=message):
+        avh_loss(**{**dict(x=torch.randn(3, 5), w=w, y=torch.tensor([0, 1, 2]), scale=3.), **wrong})
 
-@pytest.mark.parametrize('options,what', [(dict(label_smoothing=.1), 'label smoothing'), (dict(reduction='none'), 'no reduction'), (dict(scale=torch.tensor(2.)), 'a learnt scale'), (dict(y=torch.rand(3, 4)), 'soft targets')])
+@pytest.mark.parametrize('options,what', [(dict(label_smoothing=.1), 'label smoothing'), (dict(reduction='none'), 'no reduction'),
+    (dict(scale=torch.tensor(2.)), 'a learnt scale'), (dict(y=torch.rand(3, 4)), 'soft targets')])
 def test_an_engine_is_not_named_in_vain(options, what):
     pytest.importorskip('numba')
     _,w,_ = data(dtype=torch.float32)
@@ -417,7 +444,10 @@ def test_an_engine_is_not_named_in_vain(options, what):
     assert torch.equal(avh_loss(engine='torch', **options), avh_loss(**options)) # the logits are its own
 
 def test_errors_of_layers():
-    for make in (lambda: AngularLinear(5, 4, scale=0), lambda: AngularLinear(5, 4, scale=torch.tensor(-5.)), lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), torch.tensor(-5.)), lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), -5.), lambda: AVHLoss(5, 4, scale=-1), lambda: neighbour('cosine', 5, 4, 0)):
+    for make in (lambda: AngularLinear(5, 4, scale=0), lambda: AngularLinear(5, 4, scale=torch.tensor(-5.)),
+        lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), torch.tensor(-5.)),
+        lambda: angular_logits(torch.ones(1, 5), torch.ones(4, 5), -5.), lambda: AVHLoss(5, 4, scale=-1),
+        lambda: neighbour('cosine', 5, 4, 0)):
         with pytest.raises(ValueError, match='scale: expected above 0'): make()
     with pytest.raises(ValueError, match='in_features, out_features'): AVHLoss(5)
     with pytest.raises(ValueError, match='x: expected 5 columns'): AngularLinear(5, 4)(torch.randn(3, 6))
@@ -449,7 +479,8 @@ def test_neighbours_are_what_their_papers_say(name, margin):
         total += math.log(sum(math.exp(v-max(z)) for v in z))+max(z)-z[label]
     assert loss(x, y).item()==pytest.approx(total/10, rel=1e-4)
     with torch.autocast('cpu', torch.bfloat16): loss(x, y).backward()
-    assert loss.weight.dtype==torch.float32 and loss.logits(x).argmax(1).equal((F.normalize(x, dim=1)@F.normalize(loss.weight, dim=1).T).argmax(1))
+    assert loss.weight.dtype==torch.float32 and loss.logits(x).argmax(1).equal((F.normalize(x, dim=1)@F.normalize(loss.weight,
+        dim=1).T).argmax(1))
 
 # what every loss is
 
@@ -468,8 +499,11 @@ def test_a_loss_without_logits_is_none():
     with pytest.raises(TypeError, match='logits'): Silent()
 
 def test_the_family_by_name_is_what_its_classes_are():
-    for name,make in (('softmax', lambda: SoftmaxLoss(6, 4, .1)), ('avh', lambda: AVHLoss(6, 4, 3.)), ('arcface', lambda: neighbour('arcface', 6, 4, 3., .2))):
-        torch.manual_seed(0); by_name = named_loss(name, 6, 4, **dict(softmax=dict(label_smoothing=.1), avh=dict(scale=3.), arcface=dict(scale=3., margin=.2))[name])
+    for name,make in (('softmax', lambda: SoftmaxLoss(6, 4, .1)), ('avh', lambda: AVHLoss(6, 4, 3.)),
+        ('arcface', lambda: neighbour('arcface', 6, 4, 3., .2))):
+        torch.manual_seed(0)
+        by_name = named_loss(name, 6, 4, **dict(softmax=dict(label_smoothing=.1), avh=dict(scale=3.),
+            arcface=dict(scale=3., margin=.2))[name])
         torch.manual_seed(0); made = make()
         x,_,y = data(10, 6, 4, dtype=torch.float32)
         assert type(by_name) is type(made) and torch.equal(by_name(x, y), made(x, y))
@@ -486,9 +520,11 @@ def angle_for_its_complement(x, w, y, s=3.): return F.cross_entropy(-slow_logits
 def cosine_for_the_angle(x, w, y, s=3.): return F.cross_entropy(s*F.normalize(x, dim=1)@F.normalize(w, dim=1).T, y)
 def norm_of_the_matrix(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-((F.normalize(x, dim=1)@w.T)/w.norm()).clamp(-1, 1).acos()), y)
 def length_left_in(x, w, y, s=3.): return F.cross_entropy(x.norm(dim=1, keepdim=True)*slow_logits(x, w, s), y)
-def arccos_of_a_clamp(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-1, 1).acos()), y)
+def arccos_of_a_clamp(x, w, y, s=3.):
+    return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-1, 1).acos()), y)
 def arccos_as_it_is(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).acos()), y)
-def gradient_cut_at_the_clamp(x, w, y, s=3.): return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-.999, .999).acos()), y)
+def gradient_cut_at_the_clamp(x, w, y, s=3.):
+    return F.cross_entropy(s*(math.pi-(F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-.999, .999).acos()), y)
 
 def falls_by_training(f):
     x,w,y = data()
@@ -523,9 +559,12 @@ def pulls_to_the_last(f):
         return grads(f(x, w, torch.tensor([0]), .5), x)[0].norm().item()
     assert pull(1e-4)==pytest.approx(pull(1e-3), rel=.02)==pytest.approx(pull(.05), rel=.1)
 
-CHECKS = [falls_by_training, is_unbounded_where_it_is_wrong, classes_learn, known_value, length_plays_no_part, finite_at_the_ends, pulls_to_the_last]
-MUTANTS = {as_on_the_poster: falls_by_training, without_the_logarithm: is_unbounded_where_it_is_wrong, detached_class_vectors: classes_learn, angle_for_its_complement: falls_by_training,
-    cosine_for_the_angle: known_value, norm_of_the_matrix: length_plays_no_part, length_left_in: length_plays_no_part, arccos_as_it_is: finite_at_the_ends, arccos_of_a_clamp: pulls_to_the_last, gradient_cut_at_the_clamp: pulls_to_the_last}
+CHECKS = [falls_by_training, is_unbounded_where_it_is_wrong, classes_learn, known_value, length_plays_no_part, finite_at_the_ends,
+    pulls_to_the_last]
+MUTANTS = {as_on_the_poster: falls_by_training, without_the_logarithm: is_unbounded_where_it_is_wrong,
+    detached_class_vectors: classes_learn, angle_for_its_complement: falls_by_training,
+    cosine_for_the_angle: known_value, norm_of_the_matrix: length_plays_no_part, length_left_in: length_plays_no_part,
+    arccos_as_it_is: finite_at_the_ends, arccos_of_a_clamp: pulls_to_the_last, gradient_cut_at_the_clamp: pulls_to_the_last}
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
 def test_the_loss_passes(check): check(right)

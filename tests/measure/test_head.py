@@ -24,7 +24,8 @@ def check(model, batches, name):
 
 def loader(x, y, size=4): return list(zip(x.split(size), y.split(size)))
 
-@pytest.mark.parametrize('name,head', [('resnet18', 'fc'), ('mobilenet_v3_small', 'classifier.3'), ('vgg11', 'classifier.6'), ('densenet121', 'classifier'), ('alexnet', 'classifier.6')])
+@pytest.mark.parametrize('name,head', [('resnet18', 'fc'), ('mobilenet_v3_small', 'classifier.3'), ('vgg11', 'classifier.6'),
+    ('densenet121', 'classifier'), ('alexnet', 'classifier.6')])
 def test_torchvision(name, head):
     import torchvision
     check(torchvision.models.get_model(name, num_classes=7), loader(X, Y), head)
@@ -37,7 +38,8 @@ def test_timm(name, head):
 
 def test_transformers_image():
     t = pytest.importorskip('transformers')
-    config = t.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16, num_labels=7)
+    config = t.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16,
+        num_labels=7)
     check(t.ViTForImageClassification(config), [dict(pixel_values=x, labels=y) for x,y in loader(X, Y)], 'classifier')
 
 def test_transformers_text():
@@ -49,7 +51,8 @@ def test_transformers_text():
 
 def test_a_classifier_without_linear_head_is_refused():
     import torchvision
-    with pytest.raises(ValueError, match=r"no nn.Linear makes the logits .* the last layer that ran is 'classifier.3', a AdaptiveAvgPool2d.* What works: .*head="):
+    with pytest.raises(ValueError,
+        match=r"no nn.Linear makes the logits .* the last layer that ran is 'classifier.3', a AdaptiveAvgPool2d.* What works: .*head="):
         av.score_model(torchvision.models.squeezenet1_1(num_classes=7), loader(X, Y), progress=False)
 
 def test_a_head_on_every_token_is_refused():
@@ -62,7 +65,8 @@ def test_batches_before_an_error_are_not_lost():
     import torchvision
     kept = []
     with pytest.raises(ValueError, match='batch 1: y: expected labels'):
-        for s in av.score_batches(torchvision.models.resnet18(num_classes=7), loader(X, Y.clone().index_fill_(0, torch.tensor([5]), 99))): kept.append(s)
+        for s in av.score_batches(torchvision.models.resnet18(num_classes=7), loader(X, Y.clone().index_fill_(0, torch.tensor([5]), 99))):
+            kept.append(s)
     assert len(kept)==1 and len(kept[0])==4
 
 # What a head may be
@@ -114,7 +118,8 @@ def test_a_convolution_on_pooled_features():
 def test_a_convolution_on_maps_is_refused():
     import torchvision
     model = torchvision.models.squeezenet1_1(num_classes=7)
-    with pytest.raises(ValueError, match=r"'classifier.1' has to run once per batch on features \(N, D\); it ran 1 times on \(4, 512, 3, 3\)"):
+    with pytest.raises(ValueError,
+        match=r"'classifier.1' has to run once per batch on features \(N, D\); it ran 1 times on \(4, 512, 3, 3\)"):
         score_model(model, loader(X, Y), head='classifier.1', progress=False)
 
 def test_convolutional_head_of_timm():
@@ -179,7 +184,9 @@ def test_before_set_stance_a_compiled_part_is_named(monkeypatch):
     with torch.no_grad(): model(x); part(x)
     assert_scores_are_those_of(plain, scores(model))
     for head in (None, '0.1'):
-        with pytest.raises(ValueError, match=r"(no layer of it ran|it ran 0 times) \(0 is compiled, and before PyTorch 2.6 hooks do not fire"): score_model(part, [x], head=head, progress=False)
+        with pytest.raises(ValueError,
+            match=r"(no layer of it ran|it ran 0 times) \(0 is compiled, and before PyTorch 2.6 hooks do not fire"):
+            score_model(part, [x], head=head, progress=False)
 
 def test_data_parallel():
     plain = network()
@@ -196,7 +203,8 @@ def state(model): return {k: v.clone() for k,v in model.state_dict().items()}
 def old_weight_norm(layer):
     with pytest.warns((FutureWarning, UserWarning)): return torch.nn.utils.weight_norm(layer)
 
-@pytest.mark.parametrize('norm', [old_weight_norm, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.spectral_norm],
+@pytest.mark.parametrize('norm', [old_weight_norm, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.spectral_norm,
+    torch.nn.utils.parametrizations.spectral_norm],
     ids=['weight norm, hook', 'weight norm', 'spectral norm, hook', 'spectral norm'])
 def test_a_parametrised_head_is_left_as_it_was(norm):
     "In training mode, where spectral norm would go on with its power iteration"
@@ -223,7 +231,8 @@ class Notes(nn.Module):
     "Buffers that change in any mode: in place, by another tensor, and two caches with what the module notes of them"
     def __init__(self):
         super().__init__()
-        for name,value in dict(calls=torch.tensor(0), mean=torch.zeros(5), table=torch.zeros(1), base=torch.zeros(2)).items(): self.register_buffer(name, value)
+        for name,value in dict(calls=torch.tensor(0), mean=torch.zeros(5), table=torch.zeros(1), base=torch.zeros(2)).items():
+            self.register_buffer(name, value)
         self.shape,self.longest = (1,),0
     def forward(self, x):
         self.calls += 1
@@ -281,7 +290,8 @@ def turned_angular():
     layer.register_forward_hook(lambda m, args, out: out/1.01)
     return layer
 
-NOT_LINEAR = {'cosines': lambda: Cosines(5, 4, bias=False), 'a class masked': lambda: Masked(5, 4), 'temperature': lambda: hooked(lambda z: z/1.01),
+NOT_LINEAR = {'cosines': lambda: Cosines(5, 4, bias=False), 'a class masked': lambda: Masked(5, 4),
+    'temperature': lambda: hooked(lambda z: z/1.01),
     'another bias': lambda: hooked(lambda z: z+1e-4), 'temperature of an angular head': turned_angular}
 
 @pytest.mark.parametrize('given', [None, '1'])
@@ -290,7 +300,8 @@ def test_a_layer_that_only_is_called_linear_is_refused(case, given):
     "By name, with the largest miss and what would work"
     model = network(NOT_LINEAR[case]()).eval()
     with torch.no_grad(): miss = (model(x[:8])-Head.of(model[1]).logits(model[0](x[:8]))).abs().max().item()
-    with pytest.raises(ValueError, match=r"head: '1' made the logit .* where (x·w \+ bias|s\(π − A\)) is .* What works: avh_nb.score") as e: scores(model, head=given)
+    with pytest.raises(ValueError, match=r"head: '1' made the logit .* where (x·w \+ bias|s\(π − A\)) is .* What works: avh_nb.score") as e:
+        scores(model, head=given)
     assert float(re.search(r'the largest miss, (\S+?)\. ', str(e.value))[1])==pytest.approx(miss, rel=.1)
 
 class Adapted(nn.Module):
@@ -314,7 +325,8 @@ class Tempered(nn.Module):
 @pytest.mark.parametrize('head', [lambda: Adapted(1e-5), Mean, Tempered], ids=['adapter', 'two heads', 'temperature'])
 def test_a_layer_that_something_comes_after_is_refused(head, given):
     model = network(head())
-    with pytest.raises(ValueError, match=r"(nearest, '1\.base_layer', misses them by|'1\.base_layer' does not make the logits: .* differs from it by) up to .* What works"):
+    with pytest.raises(ValueError,
+        match=r"(nearest, '1\.base_layer', misses them by|'1\.base_layer' does not make the logits: .* differs from it by) up to .* What works"):
         scores(model, head=given)
 
 def test_an_adapter_of_zeros_changes_nothing():
@@ -349,8 +361,10 @@ class Then(nn.Module):
 def test_rounding_passes_the_comparison_and_little_more(head, dtype):
     "With many features, many classes and lengths of all sizes"
     torch.manual_seed(0)
-    model,features = nn.Sequential(nn.Identity(), head(300, 500)).to(dtype),torch.randn(60, 300).to(dtype)*torch.logspace(-3, 2, 60)[:, None].to(dtype)
-    if head is AngularLinear: features[:20],features[20:40] = model[1].weight[:20].detach(),-model[1].weight[:20].detach() # angles of 0 and pi
+    model,features = nn.Sequential(nn.Identity(), head(300, 500)).to(dtype),torch.randn(60, 300).to(dtype)*torch.logspace(-3, 2, 60)[:,
+        None].to(dtype)
+    if head is AngularLinear:
+        features[:20],features[20:40] = model[1].weight[:20].detach(),-model[1].weight[:20].detach() # angles of 0 and pi
     assert score_model(model, [features], progress=False).avh.isfinite().all()
     model[1].register_forward_hook(lambda m, args, out: out*1.05)
     with pytest.raises(ValueError, match="head: '1' made the logit"): score_model(model, [features], progress=False)
@@ -373,7 +387,8 @@ def test_dead_samples_pass_the_comparison():
         for p in model[0].parameters(): p.zero_()
     with pytest.warns(UserWarning, match='12 of 12 rows'): assert scores(model).avh.isnan().all()
 
-@pytest.mark.parametrize('layer,expected', [(nn.Linear(3, 2), True), (nn.Conv2d(3, 2, 1), True), (nn.Conv2d(3, 2, 1, padding=1), False), (nn.Conv2d(3, 2, 3), False),
+@pytest.mark.parametrize('layer,expected', [(nn.Linear(3, 2), True), (nn.Conv2d(3, 2, 1), True), (nn.Conv2d(3, 2, 1, padding=1), False),
+    (nn.Conv2d(3, 2, 3), False),
     (nn.Conv2d(4, 2, 1, groups=2), False), (AngularLinear(3, 2), True), (nn.ReLU(), False), (None, False)], ids=str)
 def test_what_can_be_a_head(layer, expected): assert is_head(layer)==expected
 
@@ -390,12 +405,15 @@ def test_class_vectors_of_zeros_have_no_angles_and_a_softmax(rows, engine):
     "One warning over the loader, and a training may start so"
     pytest.importorskip(engine)
     model = zeroed(rows)
-    with pytest.warns(UserWarning, match=r"(4|1) of 4 class vectors are zero, the first of class (0|2); scores by angle are NaN") as told: s = scores(model, engine=engine)
+    with pytest.warns(UserWarning, match=r"(4|1) of 4 class vectors are zero, the first of class (0|2); scores by angle are NaN") as told:
+        s = scores(model, engine=engine)
     assert len(told)==1
     with torch.no_grad(): features = model.eval()[0](x); logits = model[1](features)
     p = logits.double().softmax(1)
-    by_hand = dict(confidence=p.gather(1, y[:, None])[:, 0], entropy=-(p*p.log()).sum(1), norm=features.norm(dim=1), loss=F.cross_entropy(logits, y, reduction='none'))
-    for name,values in by_hand.items(): torch.testing.assert_close(getattr(s, name).double(), values.double(), rtol=1e-5, atol=1e-6, msg=name)
+    by_hand = dict(confidence=p.gather(1, y[:, None])[:, 0], entropy=-(p*p.log()).sum(1), norm=features.norm(dim=1),
+        loss=F.cross_entropy(logits, y, reduction='none'))
+    for name,values in by_hand.items():
+        torch.testing.assert_close(getattr(s, name).double(), values.double(), rtol=1e-5, atol=1e-6, msg=name)
     assert torch.equal(s.pred, logits.argmax(1)) and s.el2n.isfinite().all() and s.margin.isfinite().all()
     for name in ('angle', 'avh', 'avc', 'angular_gap'): assert getattr(s, name).isnan().all(), name
     with pytest.raises(ValueError, match='batch 0: w: .* class vectors are zero'): scores(model, on_invalid='raise')
@@ -408,7 +426,8 @@ def test_samples_without_direction_are_told_from_classes_without():
     assert [re.match(r'12 of 12 rows|4 of 4 class', str(w.message)) is not None for w in told]==[True, True] and s.confidence.isnan().all()
 
 def test_class_vectors_of_zeros_given_by_hand_are_refused():
-    with pytest.raises(ValueError, match=r'row 1 \(class 1\) is zero'): av.score(torch.randn(2, 3), torch.eye(3)*torch.tensor([[1.], [0.], [1.]]))
+    with pytest.raises(ValueError, match=r'row 1 \(class 1\) is zero'):
+        av.score(torch.randn(2, 3), torch.eye(3)*torch.tensor([[1.], [0.], [1.]]))
 
 def test_one_output_is_refused():
     model = network(nn.Linear(5, 1))
@@ -420,11 +439,13 @@ def test_what_hooks_cannot_look_into_is_refused():
     plain = network().eval()
     exported = torch.export.export(plain, (x,))
     for model,kind in ((torch.jit.trace(plain, x), 'TopLevelTracedModule'), (exported, 'ExportedProgram'), (lambda x: x, 'function')):
-        with pytest.raises(ValueError, match=f"model: expected an nn.Module that hooks can look into, got {kind}. What works"): scores(model)
+        with pytest.raises(ValueError, match=f"model: expected an nn.Module that hooks can look into, got {kind}. What works"):
+            scores(model)
     with pytest.raises(ValueError, match="model: has no evaluation mode. What works: what it was made of"): scores(exported.module())
     with pytest.raises(ValueError, match="on the meta device, and have no values"): scores(network().to('meta'))
 
 def test_a_message_names_few_layers():
     deep = nn.Sequential(*(nn.Linear(6, 6) for _ in range(27)), nn.Tanh())
-    with pytest.raises(ValueError, match=r"the linear layers, from the last, are 26, 25, 24, 23 and 23 more; the nearest, '26', misses"): scores(deep)
+    with pytest.raises(ValueError, match=r"the linear layers, from the last, are 26, 25, 24, 23 and 23 more; the nearest, '26', misses"):
+        scores(deep)
     with pytest.raises(ValueError, match=r"its linear layers, from the last, are 26, 25, 24, 23 and 23 more$"): scores(deep, head='fc')

@@ -48,20 +48,25 @@ def test_angles_and_avc_refuse_the_same(case):
 
 def test_bias_that_makes_no_sense():
     with pytest.raises(ValueError, match=r'bias: expected shape \(4,\)'): av.score(X, W, Y, bias=torch.zeros(4, 1))
-    with pytest.raises(ValueError, match=r'bias: expected shape \(4,\), one per class, as a tensor or an array, got list'): av.score(X, W, Y, bias=[0.]*4)
+    with pytest.raises(ValueError, match=r'bias: expected shape \(4,\), one per class, as a tensor or an array, got list'):
+        av.score(X, W, Y, bias=[0.]*4)
     for value,name in ((nan, 'NaN'), (inf, 'inf')):
-        with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'): av.score(X, W, Y, bias=changed(torch.zeros(4), 2, value))
-        with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'): av.avh(X, W, bias=changed(torch.zeros(4), 2, value))
+        with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'):
+            av.score(X, W, Y, bias=changed(torch.zeros(4), 2, value))
+        with pytest.raises(ValueError, match=f'bias: expected numbers, got {name} at index 2'):
+            av.avh(X, W, bias=changed(torch.zeros(4), 2, value))
     with pytest.raises(ValueError, match='bias: expected a number for one class at least'): av.score(X, W, bias=torch.full((4,), -inf))
 
 def test_a_bias_of_minus_infinity_leaves_a_class_out():
     s,without = av.score(X, W, Y%2, bias=torch.tensor([0., 0., 0., -inf])),av.score(X, W[:3], Y%2)
-    for name in ('pred', 'confidence', 'entropy', 'loss', 'margin'): torch.testing.assert_close(getattr(s, name), getattr(without, name), msg=name)
+    for name in ('pred', 'confidence', 'entropy', 'loss', 'margin'):
+        torch.testing.assert_close(getattr(s, name), getattr(without, name), msg=name)
 
 def test_masked_arrays_are_refused():
     masked = np.ma.masked_array(X.numpy(), mask=X.numpy()>1)
     with pytest.raises(ValueError, match='mask'): av.score(masked, W.numpy(), Y.numpy())
-    with pytest.raises(ValueError, match='mask'): av.score_model(torch.nn.Linear(5, 4), [(X, np.ma.masked_array(Y.numpy(), mask=Y.numpy()>1))], progress=False)
+    with pytest.raises(ValueError, match='mask'):
+        av.score_model(torch.nn.Linear(5, 4), [(X, np.ma.masked_array(Y.numpy(), mask=Y.numpy()>1))], progress=False)
 
 def test_unknown_on_invalid():
     with pytest.raises(ValueError, match="on_invalid: expected 'warn' or 'raise'"): av.avh(X, W, Y, on_invalid='ignore')
@@ -106,7 +111,8 @@ def test_long_and_tiny_rows(dtype, scale):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         torch.testing.assert_close(av.avh(long, w, Y).double(), av.avh(long.double(), w.double(), Y), rtol=1e-6, atol=0)
-        torch.testing.assert_close(av.avh(w, x*factor, torch.tensor([0, 1, 2, 3])).double(), av.avh(w.double(), (x*factor).double(), torch.tensor([0, 1, 2, 3])), rtol=1e-6, atol=0)
+        torch.testing.assert_close(av.avh(w, x*factor, torch.tensor([0, 1, 2, 3])).double(),
+            av.avh(w.double(), (x*factor).double(), torch.tensor([0, 1, 2, 3])), rtol=1e-6, atol=0)
 
 def test_extreme_float64_lengths():
     for scale in (1e200, 1e-200):
@@ -151,7 +157,8 @@ def test_large_logits_stay_finite():
 
 def test_unsigned_and_small_label_types():
     for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32): assert torch.equal(av.avh(X, W, Y.to(dtype)), av.avh(X, W, Y))
-    for dtype in (np.uint16, np.uint32, np.int8): np.testing.assert_array_equal(av.avh(X.numpy(), W.numpy(), Y.numpy().astype(dtype)), av.avh(X, W, Y).numpy())
+    for dtype in (np.uint16, np.uint32, np.int8):
+        np.testing.assert_array_equal(av.avh(X.numpy(), W.numpy(), Y.numpy().astype(dtype)), av.avh(X, W, Y).numpy())
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA here')
 def test_cuda_gives_what_the_cpu_gives():

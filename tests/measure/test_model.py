@@ -22,10 +22,12 @@ class Sum(nn.Module):
     def forward(self, a, b): return self.net(a+b)
 
 FORMS = {
-    'NumPy labels': lambda x, y: (x, y.numpy()), 'unsigned labels': lambda x, y: (x, y.numpy().astype(np.uint16)), 'a list of labels': lambda x, y: (x, y.tolist()),
+    'NumPy labels': lambda x, y: (x, y.numpy()), 'unsigned labels': lambda x, y: (x, y.numpy().astype(np.uint16)),
+    'a list of labels': lambda x, y: (x, y.tolist()),
     'NumPy inputs': lambda x, y: [x.numpy(), y.numpy()], 'an index after the labels': lambda x, y: (x, y, torch.arange(len(y))),
     'weights after the labels': lambda x, y: (x, y, torch.rand(len(y))), 'one input in a tuple': lambda x, y: ((x,), y),
-    'arguments': lambda x, y: (dict(input=x), y), **{key: (lambda x, y, key=key: {'input': x, key: y}) for key in ('labels', 'label', 'targets', 'target', 'y')}}
+    'arguments': lambda x, y: (dict(input=x), y),
+    **{key: (lambda x, y, key=key: {'input': x, key: y}) for key in ('labels', 'label', 'targets', 'target', 'y')}}
 
 @pytest.mark.parametrize('form', FORMS)
 def test_batches_of_all_forms(form): assert equal(scores([FORMS[form](x, y) for x,y in batches]), WHOLE)
@@ -47,7 +49,8 @@ def test_tensors_are_moved_wherever_they_are():
 
 LABELS = {
     'strings': (['cat']*8, 'y: expected integer labels, got list'), 'objects': ([dict(boxes=1)]*8, 'y: expected integer labels, got list'),
-    'one hot': (torch.eye(4)[Y[:8]], r'y: expected shape \(N,\)'), 'fractions': (Y[:8].numpy()/2, 'y: expected integer labels, got torch.float64'),
+    'one hot': (torch.eye(4)[Y[:8]], r'y: expected shape \(N,\)'), 'fractions': (Y[:8].numpy()/2,
+    'y: expected integer labels, got torch.float64'),
     'too few': (Y[:7].numpy(), 'y: expected 8 labels'), 'too large': ((Y[:8]+4).tolist(), 'y: expected labels from 0 to 3')}
 
 @pytest.mark.parametrize('case', LABELS)
@@ -65,15 +68,20 @@ def test_an_index_in_the_place_of_labels_is_refused():
     wide = nn.Linear(6, 12)
     index = torch.arange(12)
     for batch in ((X, index, Y), (X, index.numpy(), Y.numpy()), [X, index.int(), Y]):
-        with pytest.raises(ValueError, match=r'batch 0: y: the second entry of the batch counts 0, 1, 2.* score \(\(x, y\) for x, index, y in loader\)'): scores([batch], wide)
+        with pytest.raises(ValueError,
+            match=r'batch 0: y: the second entry of the batch counts 0, 1, 2.* score \(\(x, y\) for x, index, y in loader\)'):
+            scores([batch], wide)
     expected = scores([(X, index)], wide)
     for batch in ((X, index, index), (X, index, X), (X, index, torch.rand(12))): assert equal(scores([batch], wide), expected)
     assert equal(scores((((x, y) for x,_,y in [(X, index, Y)])), wide), scores([(X, Y)], wide))
 
 NO_LOADERS = {
-    'a pair': ((X, Y), 'got one batch, a tuple: put it into a list'), 'a list of the two': ([X, Y], 'got one batch, a list: put it into a list'),
-    'arrays': ((X.numpy(), Y.numpy()), 'got one batch, a tuple'), 'a tensor': (X, 'got one batch, a Tensor'), 'a dictionary': (dict(input=X, y=Y), 'got one batch, a dict'),
-    'a data set': (torch.utils.data.TensorDataset(X, Y), 'got a data set, TensorDataset.*DataLoader'), 'nothing': (None, 'such as a DataLoader, got NoneType')}
+    'a pair': ((X, Y), 'got one batch, a tuple: put it into a list'), 'a list of the two': ([X, Y],
+    'got one batch, a list: put it into a list'),
+    'arrays': ((X.numpy(), Y.numpy()), 'got one batch, a tuple'), 'a tensor': (X, 'got one batch, a Tensor'),
+    'a dictionary': (dict(input=X, y=Y), 'got one batch, a dict'),
+    'a data set': (torch.utils.data.TensorDataset(X, Y), 'got a data set, TensorDataset.*DataLoader'),
+    'nothing': (None, 'such as a DataLoader, got NoneType')}
 
 @pytest.mark.parametrize('f', [scores, lambda loader: list(av.score_batches(model, loader))], ids=['score_model', 'score_batches'])
 @pytest.mark.parametrize('case', NO_LOADERS)

@@ -42,7 +42,8 @@ def length_of_a_feature_is_ignored(f):
 def length_of_a_class_vector_is_ignored(f):
     w = W*torch.tensor([1., 3., .2, 1., 10.])[:, None]
     torch.testing.assert_close(f(X, w, Y), f(X, W, Y), rtol=1e-4, atol=1e-6)
-def shares_sum_to_one(f): torch.testing.assert_close(sum(f(X, W, torch.full_like(Y, c)) for c in range(5)), torch.ones(30), rtol=1e-4, atol=1e-4)
+def shares_sum_to_one(f):
+    torch.testing.assert_close(sum(f(X, W, torch.full_like(Y, c)) for c in range(5)), torch.ones(30), rtol=1e-4, atol=1e-4)
 def parallel_is_zero(f): torch.testing.assert_close(f(2*W, W, torch.arange(5)), torch.zeros(5), atol=1e-6, rtol=0)
 def known_angles(f):
     "0, 90 and 135 degrees to three classes"
@@ -53,9 +54,12 @@ def small_angles_are_right(f):
     got = f(torch.tensor([[1., 1e-4, 0.]]), w, torch.tensor([0]))
     torch.testing.assert_close(got.double(), torch.tensor([1e-4/(1e-4+torch.pi-1e-4)], dtype=torch.float64), rtol=1e-5, atol=0)
 
-CHECKS = [one_number_a_sample, length_of_a_feature_is_ignored, length_of_a_class_vector_is_ignored, shares_sum_to_one, parallel_is_zero, known_angles, small_angles_are_right]
-MUTANTS = {column_over_row: one_number_a_sample, norm_of_the_batch: length_of_a_feature_is_ignored, norm_of_the_matrix: length_of_a_class_vector_is_ignored,
-    mean_in_place_of_sum: shares_sum_to_one, label_left_out_of_the_sum: shares_sum_to_one, confidence_in_place_of_hardness: parallel_is_zero,
+CHECKS = [one_number_a_sample, length_of_a_feature_is_ignored, length_of_a_class_vector_is_ignored, shares_sum_to_one, parallel_is_zero,
+    known_angles, small_angles_are_right]
+MUTANTS = {column_over_row: one_number_a_sample, norm_of_the_batch: length_of_a_feature_is_ignored,
+    norm_of_the_matrix: length_of_a_class_vector_is_ignored,
+    mean_in_place_of_sum: shares_sum_to_one, label_left_out_of_the_sum: shares_sum_to_one,
+    confidence_in_place_of_hardness: parallel_is_zero,
     cosine_in_place_of_angle: known_angles, float32_arccos: small_angles_are_right}
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)

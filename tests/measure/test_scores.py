@@ -137,7 +137,8 @@ def test_one_table_says_everything_of_a_score():
     "Fields, hard ends and documentation are those of `SCORES`"
     import dataclasses
     from avh_nb.measure import scores
-    ends = dict(confidence='low', entropy='high', loss='high', el2n='high', margin='low', norm='low', angle='high', avh='high', avc='low', angular_gap='low')
+    ends = dict(confidence='low', entropy='high', loss='high', el2n='high', margin='low', norm='low', angle='high', avh='high', avc='low',
+        angular_gap='low')
     assert list(scores.SCORES)==list(HARD_IS) and [f.name for f in dataclasses.fields(av.Scores)]==['pred', *scores.SCORES]
     for name,d in scores.SCORES.items():
         assert HARD_IS[name]==d.hard and d.formula and d.label and f'- {name}: {d.meaning}' in av.Scores.__doc__

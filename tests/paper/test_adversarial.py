@@ -12,7 +12,8 @@ def made_up(n=60, steps=4, seed=0):
     rng,source = np.random.default_rng(seed),np.zeros(n, int)
     when = np.arange(n)%steps+1
     when[0] = 0
-    keys = ('angle_source', 'angle_target', 'norm', 'avh', 'avh_target', 'avh_predicted', 'angular_gap_predicted', 'confidence', 'confidence_predicted', 'entropy')
+    keys = ('angle_source', 'angle_target', 'norm', 'avh', 'avh_target', 'avh_predicted', 'angular_gap_predicted', 'confidence',
+        'confidence_predicted', 'entropy')
     way = [{**{k: rng.random(n) for k in keys}, 'pred': np.where(s>=when, 1, 0)} for s in range(steps)]
     return way,source,np.ones(n, int),when
 
@@ -43,7 +44,8 @@ def test_records_are_read_by_attack_family_and_seed(monkeypatch):
     monkeypatch.setattr(study, 'recorded', lambda name, **wanted: [r for r in rows if wanted.items()<=r['config'].items()])
     study.of_attack.cache_clear()
     try:
-        for i in range(4): assert [[m['success'] for m in ms] for ms in study.of_attack(i).values()]==[[i+j/10, i+j/10+.01] for j in range(4)]
+        for i in range(4):
+            assert [[m['success'] for m in ms] for ms in study.of_attack(i).values()]==[[i+j/10, i+j/10+.01] for j in range(4)]
         i = study.over_families(study.of_attack(2), 'success')
         half = .01/np.sqrt(2)*12.7062/np.sqrt(2) # Student's t for one degree of freedom
         assert i==pytest.approx((2.155, 2.155-half, 2.155+half), abs=1e-4)

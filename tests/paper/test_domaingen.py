@@ -19,7 +19,8 @@ def test_the_records_are_whole():
         assert r['metrics']['accuracy']==pytest.approx(np.mean([of['accuracy'][d] for d in held_out]))
         assert r['commit'] and '+' not in r['commit'] and r['device'] and r['versions']['torch']
     for backbone,methods in (('CNN-9', study.CNN9_SETTINGS), ('EfficientNet-Lite0, frozen', study.SETTINGS)):
-        for d,m,s in product(PACS_DOMAINS, methods, range(3)): assert any(r['config']['held_out']==d and r['config']['method']==m and r['config']['backbone']==backbone and r['seed']==s for r in done.values()), (backbone, d, m, s)
+        for d,m,s in product(PACS_DOMAINS, methods, range(3)):
+            assert any(r['config']['held_out']==d and r['config']['method']==m and r['config']['backbone']==backbone and r['seed']==s for r in done.values()), (backbone, d, m, s)
 
 def slow_choice(backbone, method, rule):
     "The rules again, with loops over the records"
@@ -35,14 +36,18 @@ def slow_choice(backbone, method, rule):
                 looks = []
                 for q in recs:
                     pair = q['config']['held_out'].split(', ')
-                    if len(pair)==2 and target in pair and q['seed']==seed and {k: v for k,v in q['config'].items() if k in ('scale', 'margin')}==same: looks.append(q['metrics']['accuracy '+[d for d in pair if d!=target][0]])
+                    if len(pair)==2 and target in pair and q['seed']==seed and {k: v for k,v in q['config'].items() if k in ('scale',
+                        'margin')}==same:
+                        looks.append(q['metrics']['accuracy '+[d for d in pair if d!=target][0]])
                 assert len(looks)==3
                 value = sum(looks)/3
             if best is None or value>best[0]: best = (value, r['metrics']['accuracy'])
         picked[(target, seed)] = best[1]
     return picked
 
-@pytest.mark.parametrize('backbone,method,rule', [('EfficientNet-Lite0', 'avh', study.RULES[0]), ('EfficientNet-Lite0', 'avh', study.RULES[1]), ('EfficientNet-Lite0', 'cosine', study.RULES[1]), ('EfficientNet-Lite0', 'cosface', study.RULES[0]), ('CNN-9', 'avh', study.RULES[0]), ('CNN-9', 'avh', study.RULES[2])])
+@pytest.mark.parametrize('backbone,method,rule', [('EfficientNet-Lite0', 'avh', study.RULES[0]),
+    ('EfficientNet-Lite0', 'avh', study.RULES[1]), ('EfficientNet-Lite0', 'cosine', study.RULES[1]),
+    ('EfficientNet-Lite0', 'cosface', study.RULES[0]), ('CNN-9', 'avh', study.RULES[0]), ('CNN-9', 'avh', study.RULES[2])])
 def test_choices_are_those_of_a_slow_loop(backbone, method, rule):
     fast,slow = study.selected(backbone, method, rule).accuracy,slow_choice(backbone, method, rule)
     assert len(fast)==len(slow)==12
@@ -71,5 +76,6 @@ def test_left_out_domains_are_not_the_target():
     by = study.criteria('EfficientNet-Lite0', 'avh', study.RULES[1])
     f = pd.DataFrame([dict(**r['config'], seed=r['seed'], **r['metrics']) for r in read_records('domaingen')])
     f = f[(f.method=='avh') & (f.scale==2) & (f.backbone==study.LITE['backbone']) & (f.seed==1) & (f.lr==study.LITE['lr']) & (f.dropout==study.LITE['dropout']) & (f.statistics==study.LITE['statistics'])].set_index('held_out')
-    expected = (f.loc['art_painting, photo', 'accuracy art_painting']+f.loc['cartoon, photo', 'accuracy cartoon']+f.loc['photo, sketch', 'accuracy sketch'])/3
+    expected = (f.loc['art_painting, photo', 'accuracy art_painting']+f.loc['cartoon, photo', 'accuracy cartoon']+f.loc['photo, sketch',
+        'accuracy sketch'])/3
     assert by.loc[(2., 0.), ('photo', 1)]==pytest.approx(expected)

@@ -60,9 +60,11 @@ def test_the_criterion_moves_the_table(verdicts, tmp_path):
     p = {c: dynamics.plateaus(c).avh.mean() for c in (.9, .95)}
     # 1-exp(-t/2) has gone 95 % of its way at t = 2 log 20, 90 % at 2 log 10, of 30
     q = dynamics.plateaus(.95).query('schedule=="steps"')
-    assert q.avh.mean()==pytest.approx(2*np.log(20)/30, abs=.02) and q.correct.mean()==pytest.approx(6*np.log(20)/30, abs=.03) and p[.9]<p[.95]
+    assert q.avh.mean()==pytest.approx(2*np.log(20)/30, abs=.02) and q.correct.mean()==pytest.approx(6*np.log(20)/30,
+        abs=.03) and p[.9]<p[.95]
 
-@pytest.mark.parametrize('intervals,word', [([(.1, .2), (.3, .4)], 'yes'), ([(-.2, -.1)], 'no'), ([(.1, .2), (-.1, .2)], 'mixed'), ([(.1, .2), (-.2, -.1)], 'mixed')])
+@pytest.mark.parametrize('intervals,word', [([(.1, .2), (.3, .4)], 'yes'), ([(-.2, -.1)], 'no'), ([(.1, .2), (-.1, .2)], 'mixed'),
+    ([(.1, .2), (-.2, -.1)], 'mixed')])
 def test_unanimous(intervals, word):
     assert dynamics.unanimous(Interval((low+high)/2, low, high).verdict() for low,high in intervals)==word
 
@@ -82,7 +84,8 @@ def test_committed_records_are_whole():
     for study,module in (('dynamics', dynamics), ('degradation', degradation), ('adversarial', adversarial)):
         records = read_records(study, ROOT/'results')
         assert {json.dumps([r['config'], r['seed']]) for r in records}=={json.dumps([c, s]) for c,s in module.grid(3)}, study
-        for r in records: assert r['commit'] and not r['commit'].endswith('+changes') and {'device', 'versions', 'time', 'seconds'}<=r.keys()
+        for r in records:
+            assert r['commit'] and not r['commit'].endswith('+changes') and {'device', 'versions', 'time', 'seconds'}<=r.keys()
     for r in read_records('dynamics', ROOT/'results'):
         assert r['metrics']['selection']=='last epoch'
         t = pd.read_parquet(ROOT/'results'/r['metrics']['trace'])
@@ -92,8 +95,10 @@ def test_committed_records_are_whole():
 def test_records_of_three_studies_speak_of_the_same_networks():
     "The clean images of degradation and the start of the walk are those of the last epoch of dynamics"
     accuracy = {(r['config']['arch'], r['seed']): r['metrics']['accuracy'] for r in read_records('dynamics', ROOT/'results')}
-    for r in read_records('degradation', ROOT/'results'): assert r['metrics']['accuracy level 0']==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=2e-3)
-    for r in read_records('adversarial', ROOT/'results'): assert r['metrics']['images']/2000==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=.03)
+    for r in read_records('degradation', ROOT/'results'):
+        assert r['metrics']['accuracy level 0']==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=2e-3)
+    for r in read_records('adversarial', ROOT/'results'):
+        assert r['metrics']['images']/2000==pytest.approx(accuracy[r['config']['arch'], r['seed']], abs=.03)
 
 def test_harder():
     "AUROC by counting pairs"
@@ -107,8 +112,11 @@ def test_harder():
         assert got[k]==pytest.approx(pairs.mean())
 
 def test_degradation_claims_on_made_up_records(monkeypatch):
-    def of(avh, confidence): return {d: [{'avh mean': avh+s, 'avh median': avh+s, 'confidence mean': confidence} for s in (0, .001, .002)] for d in ('blur', 'noise')}
+    def of(avh, confidence):
+        return {d: [{'avh mean': avh+s, 'avh median': avh+s, 'confidence mean': confidence} for s in (0, .001, .002)] for d in ('blur',
+            'noise')}
     def holds(*args):
         monkeypatch.setattr(degradation, 'by_degradation', lambda: of(*args))
         return [c.holds for c in degradation.claims()]
-    assert [holds(*m) for m in ((.5, .2), (.5, .8), (.5, .501), (-.1, -.2))]==[['yes', 'yes'], ['yes', 'no'], ['yes', 'open'], ['no', 'yes']]
+    assert [holds(*m) for m in ((.5, .2), (.5, .8), (.5, .501), (-.1, -.2))]==[['yes', 'yes'], ['yes', 'no'], ['yes', 'open'],
+        ['no', 'yes']]

@@ -12,7 +12,8 @@ rng = np.random.default_rng(0)
 N,CLASSES = 60,('cat', 'dog', 'frog')
 
 def page():
-    return explorer_page(rng.integers(0, 256, (N, 3, 8, 8), dtype=np.uint8), dict(a=('score a', np.arange(N)), b=('score b', np.arange(N)%7)), np.arange(N)%3, CLASSES,
+    return explorer_page(rng.integers(0, 256, (N, 3, 8, 8), dtype=np.uint8),
+        dict(a=('score a', np.arange(N)), b=('score b', np.arange(N)%7)), np.arange(N)%3, CLASSES,
         right=np.arange(N)%5>0, votes=np.stack([np.arange(N), np.full(N, 2), np.zeros(N)], 1), index=100+np.arange(N), note='sixty images')
 
 def test_the_sprite_holds_each_image_at_its_place():
@@ -47,8 +48,10 @@ const out = document.createElement('pre'); out.id = 'seen'; out.textContent = JS
 def in_browser(tmp_path, page, width=1200):
     "The page as it stands after its program, and that of `page`, have run"
     (tmp_path/'page.html').write_text(page, encoding='utf-8')
-    done = subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-        f'--user-data-dir={tmp_path}/profile', f'--window-size={width},900', '--virtual-time-budget=10000', '--dump-dom', f'file://{tmp_path}/page.html'], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
+        '--disable-component-update', '--disable-sync',
+        f'--user-data-dir={tmp_path}/profile', f'--window-size={width},900', '--virtual-time-budget=10000', '--dump-dom',
+        f'file://{tmp_path}/page.html'], capture_output=True, text=True, timeout=120)
     return done.stdout
 
 def seen(dom): return json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom)[1]))
@@ -57,7 +60,8 @@ def seen(dom): return json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)<
 @pytest.mark.parametrize('width', [1200, 390])
 def test_hovering_brushing_and_keys(tmp_path, width):
     dom = in_browser(tmp_path, page().replace('</body>', DRIVE), width)
-    assert seen(dom)==['cat (image 130)', ['cat 30', 'dog 2'], 'url("data:image/webp;base64', True, '60 images', 60, 'cat (image 112)', True]
+    assert seen(dom)==['cat (image 130)', ['cat 30', 'dog 2'], 'url("data:image/webp;base64', True, '60 images', 60, 'cat (image 112)',
+        True]
 
 # The size of the sprite as the browser reads it, the side of an image in it, and what the page shows of image 0
 LOADED = """<script>
@@ -72,13 +76,15 @@ def of(n, side, kind=np.uint8, classes=CLASSES, **kwargs):
     return explorer_page(x, dict(a=('score a', np.arange(n)), b=('score b', np.arange(n)%7)), np.arange(n)%3, classes, **kwargs)
 
 @pytest.mark.skipif(not BROWSER, reason='no Chromium')
-@pytest.mark.parametrize('n,side,kind,size', [(50, 512, np.float32, [6400, 128, 128]), (2000, 32, np.uint8, [1600, 1280, 32]), (1, 1, np.uint8, [1, 1, 1])])
+@pytest.mark.parametrize('n,side,kind,size', [(50, 512, np.float32, [6400, 128, 128]), (2000, 32, np.uint8, [1600, 1280, 32]),
+    (1, 1, np.uint8, [1, 1, 1])])
 def test_any_number_and_size_of_images(tmp_path, n, side, kind, size):
     *found,title,note,scaled = seen(in_browser(tmp_path, of(n, side, kind).replace('</body>', LOADED)))
     assert found==size and title=='cat (image 0)' and scaled==f'{112*min(n, 50)}px'
 
 def test_images_of_the_sprite_keep_their_place_when_they_are_made_smaller():
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([\w+/=]+)', of(3, 512, np.float32))[1]))).convert('RGB'))
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([\w+/=]+)',
+        of(3, 512, np.float32))[1]))).convert('RGB'))
     assert picture.shape==(128, 384, 3) and [picture[64, 64+128*i, 0]>128 for i in range(3)]==[False, True, True]
 
 @pytest.mark.parametrize('many', [20_000, 200_000])
@@ -87,8 +93,10 @@ def test_more_rows_than_a_picture_holds_are_spread(many):
     columns = columns_for(many, 16)
     assert columns*16<=16383 and -(-many//columns)*16<=16383
 
-@pytest.mark.parametrize('x,said', [(np.full((2, 3, 4, 4), 2.), 'floats from 0 to 1, got 2 to 2'), (np.full((2, 3, 4, 4), np.nan), 'floats from 0 to 1'), (np.zeros((2, 3, 4, 4), np.int64), 'got int64'),
-    (np.zeros((2, 4, 4, 4), np.uint8), 'one or three channels'), (np.zeros((2, 3, 0, 0), np.uint8), 'one or three channels'), (np.zeros((2, 3, 4, 5), np.uint8), 'square')])
+@pytest.mark.parametrize('x,said', [(np.full((2, 3, 4, 4), 2.), 'floats from 0 to 1, got 2 to 2'),
+    (np.full((2, 3, 4, 4), np.nan), 'floats from 0 to 1'), (np.zeros((2, 3, 4, 4), np.int64), 'got int64'),
+    (np.zeros((2, 4, 4, 4), np.uint8), 'one or three channels'), (np.zeros((2, 3, 0, 0), np.uint8), 'one or three channels'),
+    (np.zeros((2, 3, 4, 5), np.uint8), 'square')])
 def test_images_that_cannot_be_shown_are_refused(x, said):
     with pytest.raises(ValueError, match=said): explorer_page(x, dict(a=('a', [0, 1]), b=('b', [0, 1])), [0, 1], CLASSES)
 

@@ -30,7 +30,8 @@ def test_claims_say_what_the_records_say(golden):
 @pytest.mark.parametrize('low,high,word', [(.01, .02, 'yes'), (-.02, -.01, 'no'), (-.01, .01, 'open')])
 def test_verdict_of_a_recorded_interval(low, high, word):
     m = {'avh difference': (low+high)/2, 'avh difference_low': low, 'avh difference_high': high}
-    assert families.interval_of(m, 'avh', 'difference')==((low+high)/2, low, high) and families.interval_of(m, 'avh', 'difference').verdict()==word
+    assert families.interval_of(m, 'avh', 'difference')==((low+high)/2, low, high) and families.interval_of(m, 'avh',
+        'difference').verdict()==word
 
 def test_summaries_are_those_that_are_recorded():
     "All that is held against people follows from the records of the training"

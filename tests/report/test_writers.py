@@ -60,7 +60,8 @@ def test_what_another_process_could_not_finish_is_made_here(tmp_path):
         if seed==0: raise ValueError('no such thing')
         os.kill(os.getpid(), signal.SIGKILL)
     fork = multiprocessing.get_context('fork')
-    others = [fork.Process(target=lambda s=s: run_study('toy', [(dict(arch='a'), s)], run, folder=tmp_path, progress=False)) for s in range(2)]
+    others = [fork.Process(target=lambda s=s: run_study('toy', [(dict(arch='a'), s)], run, folder=tmp_path,
+        progress=False)) for s in range(2)]
     for p in others: p.start()
     end = time.monotonic()+60
     while not all((tmp_path/f'in-{s}').exists() for s in range(2)): assert time.monotonic()<end; time.sleep(.01)
@@ -71,7 +72,8 @@ def test_what_another_process_could_not_finish_is_made_here(tmp_path):
 
 def test_without_file_locks_one_process_records_as_before_and_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'fcntl', None) # as on Windows
-    with pytest.warns(UserWarning, match='files cannot be locked here'): run_study('toy', grid(2), lambda config,seed,device: dict(value=seed), folder=tmp_path, progress=False)
+    with pytest.warns(UserWarning, match='files cannot be locked here'):
+        run_study('toy', grid(2), lambda config,seed,device: dict(value=seed), folder=tmp_path, progress=False)
     with pytest.warns(UserWarning, match='one process at a time'): append_record(made(5), tmp_path)
     assert [r['seed'] for r in read_records('toy', tmp_path)]==[0, 1, 5]
 
@@ -95,7 +97,8 @@ def test_a_metric_that_json_does_not_take_loses_no_run(tmp_path, work, metric, w
     assert [r['metrics']['odd'] for r in read_records('toy', tmp_path)]==[written]*taken+[2., 2.]
 
 def test_metrics_that_are_no_dict_are_kept_too(tmp_path, work):
-    with pytest.raises(RuntimeError, match='metrics: expected names and values, got 0.9'): run_study('toy', grid(1), lambda *a: .9, folder=tmp_path, progress=False)
+    with pytest.raises(RuntimeError, match='metrics: expected names and values, got 0.9'):
+        run_study('toy', grid(1), lambda *a: .9, folder=tmp_path, progress=False)
     assert len(files(work))==1 and read_records('toy', tmp_path)==[]
 
 def test_a_run_that_fails_keeps_its_checkpoint_and_one_that_is_recorded_does_not(tmp_path, work):
@@ -128,12 +131,16 @@ def test_equal_runs_count_once_and_are_named(tmp_path):
     "As two rebuilds at once, or a merge of both sides, leave them"
     path = tmp_path/'toy.jsonl'
     path.write_text(line(0, a=1)+'\n'+line(1, a=2)+'\r\n'+line(0, a=3)+line(1, a=2))
-    with pytest.warns(UserWarning, match='toy.jsonl: the same run is on lines 1 and 5, 3 and 6; the later one counts'): found = read_records('toy', tmp_path)
+    with pytest.warns(UserWarning, match='toy.jsonl: the same run is on lines 1 and 5, 3 and 6; the later one counts'):
+        found = read_records('toy', tmp_path)
     assert [(r['seed'], r['metrics']['a']) for r in found]==[(0, 3), (1, 2)]
 
-@pytest.mark.parametrize('bad,said', [('<<<<<<< HEAD\n', "line 2 is not JSON .*<<<<<<< HEAD"), ('{}\n', 'line 2: expected a record, got one without study'), ('{}', 'line 2: .* without study'),
-    ('[]\n', r'line 2: expected a record, got \[\]'), ('3\n', 'line 2: expected a record'), ('{"study": "toy"}\n', 'without config, seed, metrics'),
-    (line(3).replace('toy', 'human'), "line 2: expected a record of the study toy, got one of 'human'"), (line(3)[:20]+'\n', 'line 2 is not JSON')])
+@pytest.mark.parametrize('bad,said', [('<<<<<<< HEAD\n', "line 2 is not JSON .*<<<<<<< HEAD"),
+    ('{}\n', 'line 2: expected a record, got one without study'), ('{}', 'line 2: .* without study'),
+    ('[]\n', r'line 2: expected a record, got \[\]'), ('3\n', 'line 2: expected a record'),
+    ('{"study": "toy"}\n', 'without config, seed, metrics'),
+    (line(3).replace('toy', 'human'), "line 2: expected a record of the study toy, got one of 'human'"),
+    (line(3)[:20]+'\n', 'line 2 is not JSON')])
 def test_a_line_that_is_no_record_is_named(tmp_path, bad, said):
     path = tmp_path/'toy.jsonl'
     for text in (line(0)+bad, line(0)+bad.rstrip('\n')+'\n'+line(1)):
@@ -164,7 +171,8 @@ def test_doubled_records_change_no_claim(tmp_path, monkeypatch):
     monkeypatch.setenv('AVH_RESULTS', str(tmp_path/'r'))
     from avh_nb.paper import adversarial, families
     for cached in (adversarial.of_attack, families.curves): cached.cache_clear()
-    with pytest.warns(UserWarning, match='adversarial.jsonl: the same run is on lines'): assert [tuple(c) for c in adversarial.claims()]==before
+    with pytest.warns(UserWarning, match='adversarial.jsonl: the same run is on lines'):
+        assert [tuple(c) for c in adversarial.claims()]==before
     with pytest.warns(UserWarning, match='dynamics.jsonl: the same run is on lines'): assert len(families.curves())>0
     for cached in (adversarial.of_attack, families.curves): cached.cache_clear()
 
@@ -179,7 +187,8 @@ def test_a_study_that_cannot_say_what_it_claims_takes_one_row(monkeypatch):
 def test_the_table_says_by_its_exit_code_that_a_study_is_missing(tmp_path):
     shutil.copy(RESULTS/'adversarial.jsonl', tmp_path)
     (tmp_path/'human_alignment.jsonl').write_text('{}\n')
-    done = subprocess.run([sys.executable, '-m', 'avh_nb.report.claims'], env={**os.environ, 'AVH_RESULTS': str(tmp_path), 'COLUMNS': '160'}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'avh_nb.report.claims'],
+        env={**os.environ, 'AVH_RESULTS': str(tmp_path), 'COLUMNS': '160'}, capture_output=True, text=True)
     assert done.returncode==1 and 'Traceback' not in done.stderr, done.stderr
     said = ' '.join(done.stdout.split())
     assert 'error | human: its claims could not be computed' in said and 'human_alignment.jsonl' in said and 'yes | an adversarial example' in said

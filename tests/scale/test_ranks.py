@@ -34,7 +34,8 @@ def scores_case(mine):
     x[7] = w[3]+1e-5*x[7] # near a class of the first rank
     out = {}
     for engine in ENGINES:
-        for name,(labels,options) in dict(labelled=(y, {}), bias=(y, dict(bias=bias)), predicted=(None, {}), predicted_bias=(None, dict(bias=bias)), angular=(y, dict(scale=6.)), predicted_angular=(None, dict(scale=6.))).items():
+        for name,(labels,options) in dict(labelled=(y, {}), bias=(y, dict(bias=bias)), predicted=(None, {}),
+            predicted_bias=(None, dict(bias=bias)), angular=(y, dict(scale=6.)), predicted_angular=(None, dict(scale=6.))).items():
             part = {k: v[mine] if k=='bias' else v for k,v in options.items()}
             with pytest.warns(UserWarning, match='2 of 300'): sharded = sharded_score(x, w[mine], labels, engine=engine, **part)
             with pytest.warns(UserWarning, match='2 of 300'): whole = av.score(x.double(), w.double(), labels, **options)
@@ -61,7 +62,8 @@ def loss_case(mine):
             x1,w1,x2,w2 = (t.clone().requires_grad_() for t in (x, w, x, w[mine]))
             whole,part = avh_loss(x1, w1, y, scale, engine='torch'),sharded_avh_loss(x2, w2, y, scale, engine=engine)
             whole.backward(); (3*part).backward()
-            out[engine, scale] = [(a.detach().numpy(), b.detach().numpy()) for a,b in ((part, whole), (x2.grad/3, x1.grad), (w2.grad/3, w1.grad[mine]))]
+            out[engine, scale] = [(a.detach().numpy(), b.detach().numpy()) for a,b in ((part, whole), (x2.grad/3, x1.grad),
+                (w2.grad/3, w1.grad[mine]))]
     return out
 
 def test_loss_and_gradients_are_those_of_one_process(tmp_path):
@@ -96,8 +98,10 @@ def wrong_types():
     x,w,y,_ = data()
     def score(**wrong): return lambda mine: sharded_score(**{**dict(x=x, w=w[mine], y=y), **wrong})
     def loss(**wrong): return lambda mine: sharded_avh_loss(**{**dict(x=x, w=w[mine], y=y), **wrong})
-    return dict(x=score(x=x.tolist()), w=score(w=None), labels=score(y=y.tolist()), bias=score(bias=[0.]*12), scale=score(scale='5'), engine=score(engine=3),
-        infinite_bias=score(bias=torch.full((12,), torch.inf)), features=loss(x=None), classes=loss(w=[1.]), targets=loss(y=None), factor=loss(scale='5'))
+    return dict(x=score(x=x.tolist()), w=score(w=None), labels=score(y=y.tolist()), bias=score(bias=[0.]*12), scale=score(scale='5'),
+        engine=score(engine=3),
+        infinite_bias=score(bias=torch.full((12,), torch.inf)), features=loss(x=None), classes=loss(w=[1.]), targets=loss(y=None),
+        factor=loss(scale='5'))
 
 def wrong_types_case(mine):
     said = {}
@@ -112,8 +116,10 @@ def test_a_wrong_type_on_one_rank_is_told_on_all(tmp_path):
     (first,a),(second,b) = both(tmp_path, wrong_types_case)
     assert a==b and list(first)==list(second)==list(wrong_types())
     assert set(first.values())=={"ValueError: rank 1 was given what it can't take; its own error says what"}
-    for name,start in dict(x='x: expected a tensor', w='w: expected a tensor', labels='y: expected a tensor', bias='bias: expected shape', engine='engine: expected one of',
-        infinite_bias='bias: expected numbers below infinity, got inf at index 0 of this rank', features='x: expected a tensor', classes='w: expected a tensor').items():
+    for name,start in dict(x='x: expected a tensor', w='w: expected a tensor', labels='y: expected a tensor', bias='bias: expected shape',
+        engine='engine: expected one of',
+        infinite_bias='bias: expected numbers below infinity, got inf at index 0 of this rank', features='x: expected a tensor',
+        classes='w: expected a tensor').items():
         assert second[name].startswith(f'ValueError: {start}'), second[name]
 
 def learnt_case(mine):

@@ -48,7 +48,8 @@ def test_paired_bootstrap_and_test_agree():
 def test_partial_correlation_of_what_adds_nothing():
     rng = np.random.default_rng(0)
     human = rng.normal(size=5000); known = human+rng.normal(size=5000)
-    assert abs(partial_spearman(known+.5*rng.normal(size=5000), human, known)) < .05 < partial_spearman(human+rng.normal(size=5000), human, known)
+    assert abs(partial_spearman(known+.5*rng.normal(size=5000), human, known)) < .05 < partial_spearman(human+rng.normal(size=5000), human,
+        known)
 
 def test_bins_are_open_below_and_closed_above():
     assert bin_index([0, .1, .2, np.nextafter(.2, 1), .8, .81, 1]).tolist()==[0, 0, 0, 1, 3, 4, 4]
@@ -61,7 +62,8 @@ def test_votes_against_a_slow_loop():
         np.testing.assert_allclose(human_selection_frequency(counts, y)[i], p[y[i]])
         np.testing.assert_allclose(human_entropy(counts)[i], -sum(v*np.log(v) for v in p if v>0), atol=1e-12)
 
-@pytest.mark.parametrize('bad,message', [(np.ones(3, int), 'shape'), (np.ones((3, 2)), 'integer votes'), (-np.ones((3, 2), int), 'no negative'), (np.zeros((3, 2), int), 'image 0 has no vote')])
+@pytest.mark.parametrize('bad,message', [(np.ones(3, int), 'shape'), (np.ones((3, 2)), 'integer votes'),
+    (-np.ones((3, 2), int), 'no negative'), (np.zeros((3, 2), int), 'image 0 has no vote')])
 def test_votes_that_make_no_sense(bad, message):
     with pytest.raises(ValueError, match=f'counts: .*{message}'): human_entropy(bad)
 
@@ -85,6 +87,7 @@ def test_a_difference_is_an_interval_and_the_table_says_the_same():
     d,row = a.difference('avh', 'confidence'),a.table().loc['avh']
     assert isinstance(d, Interval) and d==(row.difference, row.difference_low, row.difference_high)
     assert d.mean==pytest.approx(np.mean([spearman(-r['avh'], human)-spearman(r['confidence'], human) for r in runs]))
-    assert list(row.index)==['rho', 'low', 'high', 'z', *[f'bin {b}' for b in range(1, 6)], 'difference', 'difference_low', 'difference_high', 'p', 'partial']
+    assert list(row.index)==['rho', 'low', 'high', 'z', *[f'bin {b}' for b in range(1, 6)], 'difference', 'difference_low',
+        'difference_high', 'p', 'partial']
     both = Alignment.mean([a, a])
     assert both.table().loc['avh', ['rho', 'low', 'high']].tolist()==pytest.approx(row[['rho', 'low', 'high']].tolist())

@@ -30,11 +30,13 @@ def empty(tmp_path, monkeypatch):
 def told():
     "Each command line that a message, a page or the Makefile names: where, and what"
     name = '|'.join(COMMANDS)
-    for path in (*sorted((ROOT/'avh_nb').rglob('*.py')), *sorted((ROOT/'nbs').rglob('*.ipynb')), ROOT/'README.md', ROOT/'CONTRIBUTING.md', ROOT/'Makefile'):
+    for path in (*sorted((ROOT/'avh_nb').rglob('*.py')), *sorted((ROOT/'nbs').rglob('*.ipynb')), ROOT/'README.md', ROOT/'CONTRIBUTING.md',
+        ROOT/'Makefile'):
         if '.ipynb_checkpoints' in path.parts: continue
         text = path.read_text(encoding='utf-8')
         if path.suffix=='.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'])
-        for found in re.findall(rf'`((?:{name})(?: [^`\n]*)?)`|^\t?((?:{name})(?: [^\n=,(]*)?)$', text, flags=re.M): yield path.relative_to(ROOT),''.join(found)
+        for found in re.findall(rf'`((?:{name})(?: [^`\n]*)?)`|^\t?((?:{name})(?: [^\n=,(]*)?)$', text, flags=re.M):
+            yield path.relative_to(ROOT),''.join(found)
 
 def test_every_command_that_people_are_told_to_run_parses():
     lines = list(told())
@@ -42,7 +44,8 @@ def test_every_command_that_people_are_told_to_run_parses():
     messages = [l for p,l in lines if p.suffix=='.py' and l.startswith('avh_data ')]
     assert len(messages)>=3 # of locate, of the explorer, of the rebuild
     for path,line in lines:
-        line = re.sub(r'\{.*?\}|\$\(STUDY\)|STUDY|(?<=avh_rebuild )(NAME|toys?)\b', 'cifar10' if line.startswith('avh_data') else 'human', line)
+        line = re.sub(r'\{.*?\}|\$\(STUDY\)|STUDY|(?<=avh_rebuild )(NAME|toys?)\b', 'cifar10' if line.startswith('avh_data') else 'human',
+            line)
         name,*arguments = shlex.split(line)
         if not arguments and name in ('avh_rebuild', 'avh_site'): continue # the command's name in a sentence
         try: given = vars(anno_parser(command_of(name), prog=name).parse_args(arguments))
@@ -54,7 +57,8 @@ def test_data_are_fetched_by_name(tmp_path):
     "The command itself; files that are there are not fetched"
     for source in (*SOURCES['cifar10'], *SOURCES['cifar10h']):
         (tmp_path/source.file).parent.mkdir(exist_ok=True); (tmp_path/source.file).touch()
-    done = subprocess.run([BIN/'avh_data', 'cifar10', 'cifar10h'], capture_output=True, text=True, env={**os.environ, 'AVH_DATA': str(tmp_path)})
+    done = subprocess.run([BIN/'avh_data', 'cifar10', 'cifar10h'], capture_output=True, text=True,
+        env={**os.environ, 'AVH_DATA': str(tmp_path)})
     assert done.returncode==0, done.stderr
     assert done.stdout.split()==[str(tmp_path/s.file) for s in (*SOURCES['cifar10'], *SOURCES['cifar10h'])]
 
@@ -71,10 +75,14 @@ def test_what_a_rebuild_asks_for_can_be_typed(empty, monkeypatch):
     assert typed(monkeypatch, line) is None and asked==['cifar10', 'cifar10h']
 
 @pytest.mark.parametrize('line,said', [
-    ('avh_rebuild human --device foo --dry', "device: expected cpu or cuda, got 'foo'"), ('avh_rebuild human --device cuda:0 --dry', "got 'cuda:0'"),
-    ('avh_bench --device foo', "device: expected cpu or cuda, got 'foo'"), ('avh_bench --device foo --record', 'device: expected'), ('avh_bench --record --seeds 0', 'seeds: expected at least 1, got 0'),
-    ('avh_rebuild human --seeds 0', 'seeds: expected at least 1, got 0'), ('avh_rebuild human --seeds -1 --dry', 'seeds: expected at least 1, got -1'),
-    ('avh_rebuild selftrain --pairs photo', 'pairs: expected such as'), *[(f'avh_rebuild {s} --part 3 --dry', 'part: ') for s in STUDIES if s!='toy']])
+    ('avh_rebuild human --device foo --dry', "device: expected cpu or cuda, got 'foo'"),
+    ('avh_rebuild human --device cuda:0 --dry', "got 'cuda:0'"),
+    ('avh_bench --device foo', "device: expected cpu or cuda, got 'foo'"), ('avh_bench --device foo --record', 'device: expected'),
+    ('avh_bench --record --seeds 0', 'seeds: expected at least 1, got 0'),
+    ('avh_rebuild human --seeds 0', 'seeds: expected at least 1, got 0'),
+    ('avh_rebuild human --seeds -1 --dry', 'seeds: expected at least 1, got -1'),
+    ('avh_rebuild selftrain --pairs photo', 'pairs: expected such as'),
+    *[(f'avh_rebuild {s} --part 3 --dry', 'part: ') for s in STUDIES if s!='toy']])
 def test_a_choice_that_there_is_not_is_refused_before_anything_starts(empty, monkeypatch, capsys, line, said):
     refused = typed(monkeypatch, line)
     assert said in refused and '\n' not in refused and capsys.readouterr().out==''
@@ -82,7 +90,8 @@ def test_a_choice_that_there_is_not_is_refused_before_anything_starts(empty, mon
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 @pytest.mark.parametrize('line', ['avh_rebuild human --device cuda --dry', 'avh_rebuild bench --device cuda', 'avh_bench --device cuda'])
-def test_cuda_where_there_is_none(empty, monkeypatch, line): assert typed(monkeypatch, line)=='device: expected cpu, since PyTorch finds no CUDA device here'
+def test_cuda_where_there_is_none(empty, monkeypatch, line):
+    assert typed(monkeypatch, line)=='device: expected cpu, since PyTorch finds no CUDA device here'
 
 def test_a_file_that_is_no_record_is_named_in_one_line(empty, monkeypatch):
     (empty/'AVH_RESULTS').mkdir(); (empty/'AVH_RESULTS'/'human.jsonl').write_text('\n{}\n')

@@ -69,9 +69,12 @@ def test_without_the_weights_of_the_best_round_it_is_said_what_to_do(tmp_path):
     kept = tmp_path/'run.safetensors.picked'
     whole = kept.read_bytes()
     kept.rename(tmp_path/'run.picked.safetensors')
-    with pytest.raises(ValueError, match=r'run.safetensors.picked, .* is not there; an earlier version kept them in .*run.picked.safetensors: rename it'): Fixed(1., path).fit()
+    with pytest.raises(ValueError,
+        match=r'run.safetensors.picked, .* is not there; an earlier version kept them in .*run.picked.safetensors: rename it'):
+        Fixed(1., path).fit()
     (tmp_path/'run.picked.safetensors').unlink()
-    with pytest.raises(ValueError, match=r'run.safetensors.picked, .* is not there; remove .*run.safetensors to begin anew'): Fixed(1., path).fit()
+    with pytest.raises(ValueError, match=r'run.safetensors.picked, .* is not there; remove .*run.safetensors to begin anew'):
+        Fixed(1., path).fit()
     kept.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match='run.safetensors.picked: not a whole safetensors file'): Fixed(1., path).fit()
     save_file(dict(weight=torch.ones(1, 2)), kept)
@@ -96,7 +99,8 @@ def test_other_data_or_another_network_of_the_same_name_are_refused(tmp_path, ot
     kwargs = {k: v() if k=='model' else v for k,v in OTHERS[other].items()}
     fresh = learner(checkpoint=path, **kwargs)
     before = state(fresh.bare_model)
-    with pytest.raises(ValueError, match=f'run.safetensors is of a run that differs in its {other.split()[0]}; give another file'): fresh.fit()
+    with pytest.raises(ValueError, match=f'run.safetensors is of a run that differs in its {other.split()[0]}; give another file'):
+        fresh.fit()
     assert same(state(fresh.bare_model), before)
 
 def test_a_dropout_is_part_of_the_network(tmp_path):
@@ -118,7 +122,8 @@ def test_other_weights_at_the_beginning_are_said(tmp_path):
     first = learner(checkpoint=path); first.rounds = 1; first.fit()
     began = checkpoint_info(path)['fingerprints']
     for _ in range(2): # what a run began with is remembered, however often it is taken up
-        with pytest.warns(UserWarning, match='run is of a run that began with other weights than this network has, and goes on from its own'):
+        with pytest.warns(UserWarning,
+            match='run is of a run that began with other weights than this network has, and goes on from its own'):
             resumed = learner(model=trained, checkpoint=path).fit()
         assert checkpoint_info(path)['fingerprints']==began
         assert same(state(resumed.bare_model), state(learner().fit().bare_model))
@@ -132,7 +137,8 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_word(tmp_path):
     with pytest.warns(UserWarning, match='does not say of which data and network it is'): resumed = learner(checkpoint=path).fit()
     assert same(state(resumed.bare_model), state(learner().fit().bare_model)) and 'images' in checkpoint_info(path)['fingerprints']
     save_checkpoint(path, *learner(model=small_cnn(width=.5)).parts(), info)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match='run: holds the weights of another network'): learner(checkpoint=path).fit()
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match='run: holds the weights of another network'):
+        learner(checkpoint=path).fit()
 
 def test_data_are_looked_at_only_for_a_checkpoint():
     class Unseen(Fixed):
@@ -141,7 +147,8 @@ def test_data_are_looked_at_only_for_a_checkpoint():
 
 def test_more_epochs_are_another_run(tmp_path):
     learner(checkpoint=tmp_path/'run').fit()
-    with pytest.raises(ValueError, match='is of a run with epochs 2, expected 4; give another file, or remove this one'): learner(epochs=4, checkpoint=tmp_path/'run').fit()
+    with pytest.raises(ValueError, match='is of a run with epochs 2, expected 4; give another file, or remove this one'):
+        learner(epochs=4, checkpoint=tmp_path/'run').fit()
 
 # What cannot be trained
 
@@ -159,7 +166,8 @@ def test_labels_that_the_head_does_not_know_are_refused(label):
         with pytest.raises(ValueError, match='train: .* got -100 for image 5'): Learner(small_cnn(7), images, 1, batch_size=16)
     else:
         y = (Y%7).masked_fill(torch.arange(64)==5, label)
-        with pytest.raises(ValueError, match=f'train: expected labels from 0 to 6, as the head has, got {label} for image 5'): learner(y=y, model=small_cnn(7))
+        with pytest.raises(ValueError, match=f'train: expected labels from 0 to 6, as the head has, got {label} for image 5'):
+            learner(y=y, model=small_cnn(7))
 
 @pytest.mark.parametrize('updates', [1, 2, 3, 4, 5])
 def test_a_cycle_of_any_length_trains(updates):

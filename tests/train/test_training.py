@@ -96,7 +96,8 @@ def test_a_learner_that_diverges_keeps_its_last_epoch(tmp_path):
 
 def test_another_run_is_refused(tmp_path):
     Walk(checkpoint=tmp_path/'run.safetensors').fit()
-    with pytest.raises(ValueError, match='is of a run with steps 3, expected 4'): Walk(identity=dict(steps=4), checkpoint=tmp_path/'run.safetensors').fit()
+    with pytest.raises(ValueError, match='is of a run with steps 3, expected 4'):
+        Walk(identity=dict(steps=4), checkpoint=tmp_path/'run.safetensors').fit()
 
 def test_a_second_fit_changes_nothing():
     t = Walk().fit()

@@ -32,7 +32,8 @@ class Recorder(DomainAlgorithm):
 
 def test_only_the_training_part_of_training_domains_is_learnt_from():
     algorithm = Recorder()
-    t = DomainTrainer(algorithm, [toy('one'), toy('two', 25)], [toy('three', 30)], checks=3, steps=7, batch_size=6, validation=.2, progress=False).fit()
+    t = DomainTrainer(algorithm, [toy('one'), toy('two', 25)], [toy('three', 30)], checks=3, steps=7, batch_size=6, validation=.2,
+        progress=False).fit()
     assert len(algorithm.seen)==21 and all(len(step)==2 and all(len(i)==len(y)==6 for i,y in step) for step in algorithm.seen)
     for domain,(held,used) in enumerate(zip(t.held_out, t.used)):
         learnt = {i for step in algorithm.seen for i in step[domain][0]}
@@ -56,7 +57,8 @@ def scripted(selection):
     script = {1: (.5, .9), 2: (.9, .2), 3: (.7, .5)}
     return DomainTrainer(Scripted(script), [toy('one', 50)], [far], checks=3, steps=1, selection=selection, progress=False).fit()
 
-@pytest.mark.parametrize('rule,check', [(None, 2), (TrainingDomainValidation(), 2), (LastRound(), 3), (TargetOracle(), 1)], ids=['default', 'validation', 'last', 'oracle'])
+@pytest.mark.parametrize('rule,check', [(None, 2), (TrainingDomainValidation(), 2), (LastRound(), 3), (TargetOracle(), 1)],
+    ids=['default', 'validation', 'last', 'oracle'])
 def test_each_rule_ends_with_its_check(rule, check):
     t = scripted(rule)
     assert t.result['step']==check and t.algorithm.at.item()==check # its weights too
@@ -67,9 +69,12 @@ def made(seed=0, loss=None, **kwargs):
     torch.manual_seed(seed)
     body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(.2))
     scaled = lambda d: Domain(lambda i, g: d.inputs(i, g)*torch.tensor([0., 1, 1, 1]), d.y, CLASSES, d.name)
-    return DomainTrainer(ERM(body, loss or AVHLoss(8, 3, 3.), 40, lr=.1), [scaled(toy('one')), scaled(toy('two', shift=.5))], [scaled(toy('three', shift=1.))], **{**dict(checks=4, steps=10, batch_size=8, progress=False), **kwargs})
+    return DomainTrainer(ERM(body, loss or AVHLoss(8, 3, 3.), 40, lr=.1), [scaled(toy('one')), scaled(toy('two', shift=.5))],
+        [scaled(toy('three', shift=1.))], **{**dict(checks=4, steps=10, batch_size=8, progress=False), **kwargs})
 
-@pytest.mark.parametrize('loss', [lambda: SoftmaxLoss(8, 3), lambda: SoftmaxLoss(8, 3, .1), lambda: AVHLoss(8, 3), lambda: AVHLoss(8, 3, learn_scale=True), *(lambda name=name: neighbour(name, 8, 3, 4.) for name in ('cosine', 'cosface', 'arcface')), lambda: neighbour('sphereface', 8, 3, 1., 1)])
+@pytest.mark.parametrize('loss', [lambda: SoftmaxLoss(8, 3), lambda: SoftmaxLoss(8, 3, .1), lambda: AVHLoss(8, 3),
+    lambda: AVHLoss(8, 3, learn_scale=True), *(lambda name=name: neighbour(name, 8, 3, 4.) for name in ('cosine', 'cosface', 'arcface')),
+    lambda: neighbour('sphereface', 8, 3, 1., 1)])
 def test_every_loss_learns_behind_the_same_interface(loss):
     t = made(loss=loss()).fit()
     assert t.result['validation']>.9 and t.result['accuracy']>.6
@@ -88,7 +93,8 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
     resumed = made(checkpoint=tmp_path/'run.safetensors').fit()
     assert resumed.history==whole.history and len(resumed.history)==4
     for a,b in zip(resumed.algorithm.state_dict().values(), whole.algorithm.state_dict().values()): assert torch.equal(a, b)
-    with pytest.raises(ValueError, match='is of a run with algorithm'): made(loss=AVHLoss(8, 3, 4.), checkpoint=tmp_path/'run.safetensors').fit()
+    with pytest.raises(ValueError, match='is of a run with algorithm'):
+        made(loss=AVHLoss(8, 3, 4.), checkpoint=tmp_path/'run.safetensors').fit()
 
 def test_runs_whose_names_differ_after_the_last_dot_are_two(tmp_path):
     def run(lr):
@@ -124,9 +130,13 @@ def test_errors_name_the_argument():
     one,two = toy('one'),toy('two')
     unlabelled = Domain(one.inputs, torch.full((40,), -1), CLASSES, 'unlabelled')
     other = Domain(one.inputs, one.y, ('x', 'y', 'z'), 'other')
-    for train,test,message in (([], [two], 'train: expected at least one'), ([one], [], 'test: expected at least one'), ([one, two], [two], 'not trained on, got two'), ([one, one], [two], 'train: expected domains of different names, got one, one'), ([unlabelled], [two], 'unlabelled has 40 and lacks 40'), ([one], [other], 'expected the classes of one')):
+    for train,test,message in (([], [two], 'train: expected at least one'), ([one], [], 'test: expected at least one'),
+        ([one, two], [two], 'not trained on, got two'), ([one, one], [two], 'train: expected domains of different names, got one, one'),
+        ([unlabelled], [two], 'unlabelled has 40 and lacks 40'), ([one], [other], 'expected the classes of one')):
         with pytest.raises(ValueError, match=message): DomainTrainer(Recorder(), train, test)
     with pytest.raises(ValueError, match='validation: expected above 0'): DomainTrainer(Recorder(), [one], [two], validation=0.)
     for wrong in ('checks', 'steps', 'batch_size'):
-        with pytest.raises(ValueError, match=f'{wrong}: expected a whole number of at least 1, got 0'): DomainTrainer(Recorder(), [one], [two], **{wrong: 0})
-    with pytest.raises(ValueError, match='the loss is not finite'): made(loss=AVHLoss(8, 3, 3., weight=torch.full((3,), float('nan')))).fit()
+        with pytest.raises(ValueError, match=f'{wrong}: expected a whole number of at least 1, got 0'):
+            DomainTrainer(Recorder(), [one], [two], **{wrong: 0})
+    with pytest.raises(ValueError, match='the loss is not finite'):
+        made(loss=AVHLoss(8, 3, 3., weight=torch.full((3,), float('nan')))).fit()

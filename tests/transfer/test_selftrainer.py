@@ -57,10 +57,12 @@ def tables(draw, zeros=True):
 @given(tables(), tables(), st.floats(.01, 1), st.sampled_from(METHODS), st.sampled_from([.25, 1.]), st.booleans(), st.booleans())
 def test_pseudo_labels_equal_the_slow_loop(probs, other, portion, method, alpha, gated, balance):
     gate = [[*other[i%len(other)], *[.1]*5][:len(probs[0])] for i in range(len(probs))] if gated else None
-    got = pseudo_labels(torch.tensor(probs, dtype=torch.float64), portion, gate and torch.tensor(gate, dtype=torch.float64), method, alpha, balance)
+    got = pseudo_labels(torch.tensor(probs, dtype=torch.float64), portion, gate and torch.tensor(gate, dtype=torch.float64), method, alpha,
+        balance)
     expected = torch.tensor(slow_labels(probs, portion, gate, method, alpha, balance), dtype=torch.float64)
     if 'lrent' in method and not gated: # a sum that is 1 but for rounding may go either way
-        lam = torch.tensor(slow_thresholds([max(r) for r in probs], [r.index(max(r)) for r in probs], portion, len(probs[0]), balance), dtype=torch.float64)
+        lam = torch.tensor(slow_thresholds([max(r) for r in probs], [r.index(max(r)) for r in probs], portion, len(probs[0]), balance),
+            dtype=torch.float64)
         clear = (((torch.tensor(probs, dtype=torch.float64)/lam)**(1/alpha)).sum(1)-1).abs()>1e-9
         got,expected = got[clear],expected[clear]
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
@@ -77,7 +79,8 @@ def test_random_probabilities_equal_the_slow_loop(method, dtype):
     for gate in (None, a):
         got = pseudo_labels(p, .35, gate, method)
         assert got.dtype==dtype
-        torch.testing.assert_close(got.double(), torch.tensor(slow_labels(p.tolist(), .35, gate is not None and gate.tolist(), method), dtype=torch.float64), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got.double(), torch.tensor(slow_labels(p.tolist(), .35, gate is not None and gate.tolist(), method),
+            dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
 def test_the_top_portion_of_each_predicted_class_is_selected():
     p,_ = random_case()
@@ -98,7 +101,8 @@ def test_nothing_is_selected_of_a_class_that_was_never_predicted():
 
 def test_a_gate_by_the_probabilities_is_cbst():
     p,_ = random_case()
-    for balance in (True, False): assert torch.equal(pseudo_labels(p, .3, gate=p, class_balance=balance), pseudo_labels(p, .3, class_balance=balance))
+    for balance in (True, False):
+        assert torch.equal(pseudo_labels(p, .3, gate=p, class_balance=balance), pseudo_labels(p, .3, class_balance=balance))
 
 def test_without_balance_and_with_all_samples_every_sample_gets_its_predicted_class():
     p,_ = random_case()
@@ -123,7 +127,8 @@ def test_lrent_minimises_its_objective_and_keeps_where_that_is_below_zero():
     assert 10<kept<60 and np.isfinite(lam).all()
 
 def test_regularisers_are_least_where_the_network_is_undecided():
-    for method,formula in (('mrkld', lambda p: -p.log().mean(1)), ('mrl2', lambda p: (p**2).sum(1)), ('mrent', lambda p: (p*p.log()).sum(1))):
+    for method,formula in (('mrkld', lambda p: -p.log().mean(1)), ('mrl2', lambda p: (p**2).sum(1)),
+        ('mrent', lambda p: (p*p.log()).sum(1))):
         z = torch.randn(50, 5, dtype=torch.float64, requires_grad=True)
         torch.testing.assert_close(regulariser(z, method), formula(z.softmax(1)))
         assert (regulariser(z, method)>regulariser(torch.zeros(1, 5, dtype=torch.float64), method)).all()
@@ -138,7 +143,8 @@ def thresholds_from_all_samples(p, portion, gate=None):
     label = (p/lam).argmax(1)
     return F.one_hot(label, p.shape[1])*(p.gather(1, label[:, None])>=lam[label][:, None])
 def one_threshold_for_all(p, portion, gate=None): return pseudo_labels(p, portion, gate, class_balance=False)
-def label_is_the_predicted_class(p, portion, gate=None): return F.one_hot(p.argmax(1), p.shape[1])*pseudo_labels(p, portion, gate).sum(1, keepdim=True)
+def label_is_the_predicted_class(p, portion, gate=None):
+    return F.one_hot(p.argmax(1), p.shape[1])*pseudo_labels(p, portion, gate).sum(1, keepdim=True)
 def gate_against_the_thresholds_of_confidence(p, portion, gate=None):
     lam = class_thresholds(p.max(1).values, p.argmax(1), portion, p.shape[1])
     label = (p/lam).argmax(1)
@@ -152,11 +158,13 @@ def strictly_above(p, portion, gate=None):
 
 def follows_the_loop(f):
     p,a = random_case()
-    for gate in (None, a): torch.testing.assert_close(f(p, .3, gate).float(), torch.tensor(slow_labels(p.tolist(), .3, gate is not None and gate.tolist())))
+    for gate in (None, a):
+        torch.testing.assert_close(f(p, .3, gate).float(), torch.tensor(slow_labels(p.tolist(), .3, gate is not None and gate.tolist())))
 
 def test_the_right_one_passes(): follows_the_loop(pseudo_labels)
 
-@pytest.mark.parametrize('mutant', [unselected_become_class_0, thresholds_from_all_samples, one_threshold_for_all, label_is_the_predicted_class,
+@pytest.mark.parametrize('mutant', [unselected_become_class_0, thresholds_from_all_samples, one_threshold_for_all,
+    label_is_the_predicted_class,
     gate_against_the_thresholds_of_confidence, gate_changes_the_label, strictly_above], ids=lambda f: f.__name__)
 def test_mutant_is_caught(mutant):
     with pytest.raises(AssertionError): follows_the_loop(mutant)
@@ -166,7 +174,8 @@ def test_mutant_is_caught(mutant):
 P,A = random_case(20, 4)
 @pytest.mark.parametrize('message,call', [
     ('probs: expected rows of probabilities that sum to 1, got sum 1.5', lambda: pseudo_labels(P*1.5, .3)),
-    ('probs: expected rows of probabilities that sum to 1, got sum nan .* in row 3', lambda: pseudo_labels(P.index_fill(0, torch.tensor([3]), torch.nan), .3)),
+    ('probs: expected rows of probabilities that sum to 1, got sum nan .* in row 3',
+    lambda: pseudo_labels(P.index_fill(0, torch.tensor([3]), torch.nan), .3)),
     ('smallest -1 in row 2', lambda: pseudo_labels(P.index_copy(0, torch.tensor([2]), torch.tensor([[2., -1, 0, 0]])), .3)),
     ('at least one sample', lambda: pseudo_labels(P[:0], .3)),
     ('probs: expected floating point of shape', lambda: pseudo_labels(P[0], .3)),
@@ -214,7 +223,8 @@ def toy_domain(n, seed, classes=3, shift=0.):
 
 def toy_trainer(**kwargs):
     torch.manual_seed(0)
-    return SelfTrainer(small_cnn(3, width=.5), toy_domain(90, 0), toy_domain(60, 1, shift=.2), **{**dict(schedule=(0, .2, .5), steps=10, batch_size=16, progress=False), **kwargs})
+    return SelfTrainer(small_cnn(3, width=.5), toy_domain(90, 0), toy_domain(60, 1, shift=.2),
+        **{**dict(schedule=(0, .2, .5), steps=10, batch_size=16, progress=False), **kwargs})
 
 def test_the_labels_of_the_target_are_not_trained_on():
     a = toy_trainer().fit()
@@ -237,7 +247,8 @@ def test_held_out_images_of_the_source_are_not_trained_on():
     assert seen and not seen & set(t.validation.tolist()) and len(t.validation)==9
 
 def test_a_gate_by_confidence_trains_as_cbst():
-    for p,q in zip(toy_trainer().fit().model.parameters(), toy_trainer(gate='confidence').fit().model.parameters()): assert torch.equal(p, q)
+    for p,q in zip(toy_trainer().fit().model.parameters(), toy_trainer(gate='confidence').fit().model.parameters()):
+        assert torch.equal(p, q)
 
 def test_features_without_direction_do_not_stop_a_run():
     t = toy_trainer(gate='avc')
@@ -276,7 +287,8 @@ def test_other_domains_of_the_same_name_and_size_are_refused(tmp_path, role, sto
         return of_tensors(x, y, d.name) if stored else Domain(lambda i, generator: x[i], y, tuple('abc'), d.name)
     def run(**changes):
         torch.manual_seed(0)
-        return SelfTrainer(small_cnn(3, width=.5), domain(0, changes.get('source')), domain(1, changes.get('target')), schedule=(0, .5), steps=3, batch_size=16,
+        return SelfTrainer(small_cnn(3, width=.5), domain(0, changes.get('source')), domain(1, changes.get('target')), schedule=(0, .5),
+            steps=3, batch_size=16,
             checkpoint=tmp_path/'run', progress=False)
     history = run().fit().history
     for change in ('order', 'pixel', 'scale', 'labels'):
@@ -310,7 +322,8 @@ def test_chance_in_a_data_set_does_not_keep_a_run_from_going_on(tmp_path, chance
 def test_no_updates_and_too_few_samples_are_refused():
     for wrong in ('steps', 'batch_size'):
         with pytest.raises(ValueError, match=f'{wrong}: expected a whole number of at least 1, got 0'): toy_trainer(**{wrong: 0})
-    with pytest.raises(ValueError, match='source: expected at least two samples, toy 0 has 1'): SelfTrainer(small_cnn(3), toy_domain(1, 0), toy_domain(9, 1))
+    with pytest.raises(ValueError, match='source: expected at least two samples, toy 0 has 1'):
+        SelfTrainer(small_cnn(3), toy_domain(1, 0), toy_domain(9, 1))
 
 def test_portions_of_the_papers(): assert portions()==(.2, .25, .3, .35, .4, .45, .5)
 
@@ -336,7 +349,8 @@ torch.save(t.pseudo, folder/'labels.pt')
 
 @pytest.mark.skipif(os.name!='posix', reason='SIGKILL')
 def test_sigkill_in_round_3_and_resume(tmp_path):
-    def start(folder, how): folder.mkdir(exist_ok=True); return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder), how, os.path.dirname(__file__)])
+    def start(folder, how):
+        folder.mkdir(exist_ok=True); return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder), how, os.path.dirname(__file__)])
     whole,broken = tmp_path/'whole',tmp_path/'broken'
     assert start(whole, 'fast').wait()==0
     p = start(broken, 'slow')
@@ -362,11 +376,13 @@ class OwnNet(nn.Module):
         self.trunk,self.last = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Dropout(.1)),last
     def forward(self, x): return self.last(self.trunk(x))
 
-HEADS = dict(linear=lambda: nn.Linear(16, 3), unbiased=lambda: nn.Linear(16, 3, bias=False), angular=lambda: AngularLinear(16, 3), scaled=lambda: AngularLinear(16, 3, scale=5., learn_scale=True))
+HEADS = dict(linear=lambda: nn.Linear(16, 3), unbiased=lambda: nn.Linear(16, 3, bias=False), angular=lambda: AngularLinear(16, 3),
+    scaled=lambda: AngularLinear(16, 3, scale=5., learn_scale=True))
 
 def own_trainer(head, **kwargs):
     torch.manual_seed(0)
-    return SelfTrainer(OwnNet(HEADS[head]()), toy_domain(90, 0), toy_domain(60, 1, shift=.2), **{**dict(schedule=(0, .2, .5), steps=10, batch_size=16, lr=.05, gate='avc', progress=False), **kwargs})
+    return SelfTrainer(OwnNet(HEADS[head]()), toy_domain(90, 0), toy_domain(60, 1, shift=.2),
+        **{**dict(schedule=(0, .2, .5), steps=10, batch_size=16, lr=.05, gate='avc', progress=False), **kwargs})
 
 @pytest.mark.parametrize('head', HEADS)
 def test_every_head_is_trained_and_audited_as_it_is(head):
@@ -432,7 +448,9 @@ def test_as_a_user_writes_it(tmp_path, monkeypatch):
     source = Domain.of(photos)
     target = Domain.of([sketches[i][0] for i in range(len(sketches))], classes=photos.classes, name='sketches')
     assert (source.name, target.name)==('photos', 'sketches')
-    def trainer(): return SelfTrainer(model, source, target, gate='avc', checkpoint='run.safetensors', schedule=(0, .5), steps=4, batch_size=8, progress=False)
+    def trainer():
+        return SelfTrainer(model, source, target, gate='avc', checkpoint='run.safetensors', schedule=(0, .5), steps=4, batch_size=8,
+            progress=False)
     t = trainer().fit()
     assert t.result['count selected']>0 and t.result['accuracy'] is None and (tmp_path/'run.safetensors').exists()
     assert {k for k in load_file('run.safetensors') if k.startswith('model.')}=={f'model.{k}' for k in model.state_dict()}

@@ -16,13 +16,15 @@ logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
 @pytest.fixture(scope='module')
 def data():
     train,test = digits().split(.8)
-    def loader(d, **kwargs): return torch.utils.data.DataLoader(torch.utils.data.TensorDataset((d.x/255).float(), d.y), batch_size=128, **kwargs)
+    def loader(d, **kwargs):
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset((d.x/255).float(), d.y), batch_size=128, **kwargs)
     return loader(train, shuffle=True),loader(test),test
 
 def assert_last_epoch_is(tracker, model, loader, y):
     last = tracker.trace().pipe(lambda t: t[t.epoch==t.epoch.max()])
     scores = score_model(model, loader, progress=False).numpy()
-    for k in ('avh', 'confidence', 'norm', 'angle', 'entropy'): np.testing.assert_allclose(last[k], getattr(scores, k), rtol=1e-4, atol=1e-5)
+    for k in ('avh', 'confidence', 'norm', 'angle', 'entropy'):
+        np.testing.assert_allclose(last[k], getattr(scores, k), rtol=1e-4, atol=1e-5)
     assert (last.pred.to_numpy()==scores.pred).all() and (last.label.to_numpy()==y.numpy()).all()
 
 def module(call='itself'):
@@ -39,7 +41,8 @@ def module(call='itself'):
 def fit(module, tracker, data, epochs=2, **kwargs):
     import lightning.pytorch as pl
     ckpt,kwargs = kwargs.pop('ckpt_path', None),{'enable_checkpointing': False, **kwargs}
-    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', callbacks=[lightning_callback(tracker)], logger=False, enable_progress_bar=False, enable_model_summary=False, **kwargs)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', callbacks=[lightning_callback(tracker)], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, **kwargs)
     trainer.fit(module, *data[:2], ckpt_path=ckpt)
     return trainer
 
@@ -63,10 +66,12 @@ def test_lightning_goes_on(data, tmp_path):
     fit(m := module(), first, data, 3, ckpt_path=tmp_path/'last.ckpt', **kwargs)
     assert first.epochs()==[1, 2, 3] and first.trace().query('epoch<3').equals(before)
     assert_last_epoch_is(first, m, data[1], data[2].y)
-    with pytest.warns(UserWarning, match='epoch 1: .*epochs 2 to 3 are dropped'): fit(module(), again := Tracker(folder=folder, resume=True), data, 1)
+    with pytest.warns(UserWarning, match='epoch 1: .*epochs 2 to 3 are dropped'):
+        fit(module(), again := Tracker(folder=folder, resume=True), data, 1)
     assert again.epochs()==[1] # from the beginning
 
-@pytest.mark.parametrize('kwargs', [dict(val_check_interval=.5), dict(val_check_interval=.4), dict(check_val_every_n_epoch=2), dict(limit_val_batches=2), dict(precision='bf16-mixed'),
+@pytest.mark.parametrize('kwargs', [dict(val_check_interval=.5), dict(val_check_interval=.4), dict(check_val_every_n_epoch=2),
+    dict(limit_val_batches=2), dict(precision='bf16-mixed'),
     dict(num_sanity_val_steps=0), dict(check_val_every_n_epoch=None, val_check_interval=9)], ids=str)
 def test_lightning_validates_as_it_is_told(data, kwargs):
     "One row of scores an epoch, that of its last validation"
@@ -97,7 +102,8 @@ def test_lightning_with_several_sets(data, tmp_path, named):
 def vision():
     from transformers import ViTConfig, ViTForImageClassification
     torch.manual_seed(0)
-    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, num_labels=10))
+    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=24, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=48, num_labels=10))
 
 def rows(d, n=None): return [dict(pixel_values=(x/255).float(), labels=y) for x,y in zip(d.x[:n], d.y[:n])]
 
@@ -105,9 +111,11 @@ def trainer_of(model, tmp_path, callbacks=(), n=None, sets=None, kind=None, loss
     "A Trainer of two epochs on digits"
     import transformers
     train,test = digits().split(.8)
-    kwargs = dict(num_train_epochs=2, per_device_train_batch_size=128, per_device_eval_batch_size=100, eval_strategy='epoch', logging_strategy='epoch', save_strategy='no',
+    kwargs = dict(num_train_epochs=2, per_device_train_batch_size=128, per_device_eval_batch_size=100, eval_strategy='epoch',
+        logging_strategy='epoch', save_strategy='no',
         report_to=[], use_cpu=True, disable_tqdm=True, seed=0) | kwargs
-    return (kind or transformers.Trainer)(model, transformers.TrainingArguments(str(tmp_path/'out'), **kwargs), train_dataset=rows(train, n), eval_dataset=sets or rows(test, n),
+    return (kind or transformers.Trainer)(model, transformers.TrainingArguments(str(tmp_path/'out'), **kwargs),
+        train_dataset=rows(train, n), eval_dataset=sets or rows(test, n),
         callbacks=list(callbacks), compute_loss_func=loss)
 
 def test_transformers(data, tmp_path):
@@ -177,7 +185,8 @@ def test_transformers_trains_without_a_listener(data, tmp_path):
 
 def smoothed(tmp_path, **kwargs): return trainer_of(vision(), tmp_path, n=200, label_smoothing_factor=.1, **kwargs)
 def with_a_loss(tmp_path, **kwargs):
-    return trainer_of(vision(), tmp_path, n=200, loss=lambda out, y, num_items_in_batch=None: torch.nn.functional.cross_entropy(out.logits, y), **kwargs)
+    return trainer_of(vision(), tmp_path, n=200, loss=lambda out, y, num_items_in_batch=None: torch.nn.functional.cross_entropy(out.logits,
+        y), **kwargs)
 def of_a_class(tmp_path, **kwargs):
     from transformers import Trainer
     class Own(Trainer):
@@ -242,13 +251,15 @@ def test_a_learner_is_held_to_its_head(data):
     net = small_cnn()
     net.head = Cosine(net.head.in_features, 10, bias=False)
     train,test = digits().split(.8)
-    with pytest.raises(ValueError, match="head: 'head' made the logit"): Learner(net, train, epochs=1, callbacks=[learner_callback(Tracker(), test)], progress=False).fit()
+    with pytest.raises(ValueError, match="head: 'head' made the logit"):
+        Learner(net, train, epochs=1, callbacks=[learner_callback(Tracker(), test)], progress=False).fit()
 
 def test_further_columns_do_not_take_the_names_of_scores(data):
     train,test = digits().split(.8)
     tracker = Tracker()
     callback = learner_callback(tracker, test, lambda x, w, y, b: dict(margin=x.amax(1)))
-    with pytest.raises(ValueError, match="extra: the scores have a column 'margin' of their own"): Learner(small_cnn(), train, epochs=1, callbacks=[callback], progress=False).fit()
+    with pytest.raises(ValueError, match="extra: the scores have a column 'margin' of their own"):
+        Learner(small_cnn(), train, epochs=1, callbacks=[callback], progress=False).fit()
     assert tracker.epochs()==[]
 
 @pytest.mark.parametrize('lost', [[], ['run.safetensors']], ids=['checkpoint', 'no checkpoint'])
@@ -262,7 +273,8 @@ def test_a_learner_goes_on(tmp_path, lost):
     def learner(folder, resume, *more):
         torch.manual_seed(0)
         tracker = Tracker(folder=folder/'trace', resume=resume)
-        return tracker,Learner(small_cnn(), train, epochs=3, batch_size=256, callbacks=[learner_callback(tracker, test), *more], checkpoint=folder/'run.safetensors', progress=False)
+        return tracker,Learner(small_cnn(), train, epochs=3, batch_size=256, callbacks=[learner_callback(tracker, test), *more],
+            checkpoint=folder/'run.safetensors', progress=False)
     whole,l = learner(tmp_path/'whole', False)
     l.fit()
     with pytest.raises(Killed): learner(tmp_path/'broken', False, Kill())[1].fit()

@@ -44,13 +44,15 @@ class Temperature(nn.Sequential):
 @pytest.mark.parametrize('model', [lambda: body(Cosine(5, 3)), lambda: Temperature(*body(nn.Linear(5, 3))).eval()],
     ids=['cosine', 'temperature'])
 def test_a_named_layer_that_does_not_make_the_logits_is_refused(model):
-    with pytest.raises(ValueError, match="head: '2' (made the logit .* where x·w . bias is|does not make the logits)"): heard(model(), torch.randn(8, 4), head='2')
+    with pytest.raises(ValueError, match="head: '2' (made the logit .* where x·w . bias is|does not make the logits)"):
+        heard(model(), torch.randn(8, 4), head='2')
 
 class Returns(nn.Module):
     def __init__(self, f): super().__init__(); self.net,self.f = body(nn.Linear(5, 3)),f
     def forward(self, x): return self.f(self.net(x))
 
-@pytest.mark.parametrize('f', [lambda z: z, lambda z: SimpleNamespace(logits=z), lambda z: dict(logits=z, loss=z.sum()), lambda z: (z.sum(), z), lambda z: z.softmax(1)])
+@pytest.mark.parametrize('f', [lambda z: z, lambda z: SimpleNamespace(logits=z), lambda z: dict(logits=z, loss=z.sum()),
+    lambda z: (z.sum(), z), lambda z: z.softmax(1)])
 def test_a_model_may_return_its_logits_in_many_ways(f):
     model,x = Returns(f).eval(),torch.randn(8, 4)
     expected = score_model(model.net, [x], progress=False).to_frame()

@@ -50,7 +50,8 @@ def test_an_epoch_that_is_not_finite_is_named_and_left_out(name, epoch, value):
     with pytest.warns(UserWarning) as said: got = report(broken)
     assert [str(w.message) for w in said]==[f'epoch {epoch}: {name} is not finite, and left out of the report']
     whole = report(trace[trace.epoch!=epoch])
-    for k in {'loss': ('loss_plateau', 'avh_stalled'), 'avh': ('avh_plateau', 'avh_stalled'), 'norm': ('norm_growth',)}[name]: assert got[k]==whole[k]
+    for k in {'loss': ('loss_plateau', 'avh_stalled'), 'avh': ('avh_plateau', 'avh_stalled'), 'norm': ('norm_growth',)}[name]:
+        assert got[k]==whole[k]
     other = {'loss': 'avh_plateau', 'avh': 'loss_plateau', 'norm': 'loss_plateau'}[name]
     assert got[other]==report(trace)[other] and got['epochs']==11
 

@@ -153,12 +153,15 @@ def test_another_held_out_set_is_refused(where):
     tracker.track(network())
     x,y = samples()
     shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(3))
-    for data,model,said in ((batches(11), network(), 'expected 8 samples, .*, got 11'), (batches(labels=False), network(), 'expected the labels .*, got none'),
-            ([(x[shuffled], y[shuffled])], network(), 'the same in another order.*shuffle=False'), ([(x, (y+1)%3)], network(), 'got other labels'),
+    for data,model,said in ((batches(11), network(), 'expected 8 samples, .*, got 11'),
+        (batches(labels=False), network(), 'expected the labels .*, got none'),
+            ([(x[shuffled], y[shuffled])], network(), 'the same in another order.*shuffle=False'),
+            ([(x, (y+1)%3)], network(), 'got other labels'),
             (batches(), network(4), 'expected 3 classes, .*, got 4')):
         tracker.data = data
         with pytest.raises(ValueError, match=said): tracker.track(model)
-        with pytest.raises(ValueError, match=said), tracker.listen(model.eval(), labels=torch.cat([b[1] for b in data]) if isinstance(data[0], tuple) else None):
+        with pytest.raises(ValueError, match=said), tracker.listen(model.eval(),
+            labels=torch.cat([b[1] for b in data]) if isinstance(data[0], tuple) else None):
             for b in data: model(b[0] if isinstance(b, tuple) else b)
     assert tracker.epochs()==[1]
 
