@@ -12,7 +12,9 @@ POINTERS = dict(x=None, w=None, x_norm='*fp32', w_norm='*fp32', bias='*fp32', he
     offset='*fp32', parts='*fp32')
 
 def build(fn, values, constexprs, arch, warps, stages, divisible=True):
-    "Compile `fn`; `values` gives the type of each argument (None: left out); `divisible`: is the size of a row a multiple of 16, or not, or (None) 1, which Triton makes a constant"
+    """Compile `fn`; `values` gives the type of each argument (None: left out)
+
+    `divisible`: is the size of a row a multiple of 16, or not, or (None) 1, which Triton makes a constant"""
     size = next(n for n in ('n_dims', 'n_rows') if n in fn.arg_names) # the one that Triton looks at
     if divisible is None: constexprs = constexprs | {size: 1}
     signature = {n: 'constexpr' if n in constexprs or values.get(n) is None else values[n] for n in fn.arg_names}

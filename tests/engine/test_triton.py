@@ -86,7 +86,8 @@ def check(x, w, y, bias=None, scale=None, label='', rows=None, delta=EPS, engine
         if rows is not None and i not in rows: continue
         got = {name: t[i].item() for name,t in res.items()}
         # What float32 can know of a logit
-        unit = 1e-6*size[i].item() if scale is None else scale*torch.pi*3e-7/row['cos'].abs().max().neg().add(1).clamp(1e-12).sqrt().item()+scale*1e-6
+        if scale is None: unit = 1e-6*size[i].item()
+        else: unit = scale*torch.pi*3e-7/row['cos'].abs().max().neg().add(1).clamp(1e-12).sqrt().item()+scale*1e-6
         if bias is not None: unit += 1e-7*bias.abs().max().item()
         if y is None:
             assert row['z'].max()-row['z'][got['held']]<=2*unit

@@ -326,7 +326,8 @@ class Tempered(nn.Module):
 def test_a_layer_that_something_comes_after_is_refused(head, given):
     model = network(head())
     with pytest.raises(ValueError,
-        match=r"(nearest, '1\.base_layer', misses them by|'1\.base_layer' does not make the logits: .* differs from it by) up to .* What works"):
+        match=r"(nearest, '1\.base_layer', misses them by|"
+            r"'1\.base_layer' does not make the logits: .* differs from it by) up to .* What works"):
         scores(model, head=given)
 
 def test_an_adapter_of_zeros_changes_nothing():

@@ -129,7 +129,8 @@ def test_hard_is_says_which_end():
         assert (v.diff()>0).all() if end=='high' else (v.diff()<0).all(), name
 
 def test_import_is_light():
-    code = "import sys, avh_nb; print([m for m in ('pandas', 'seaborn', 'sklearn', 'timm', 'transformers', 'accelerate', 'matplotlib', 'scipy', 'torchvision') if m in sys.modules])"
+    code = ("import sys, avh_nb; print([m for m in ('pandas', 'seaborn', 'sklearn', 'timm', 'transformers', 'accelerate', "
+        "'matplotlib', 'scipy', 'torchvision') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip()=='[]'
 
@@ -151,7 +152,8 @@ import re, sys, types, torch
 from pathlib import Path
 import avh_nb.measure.scores as old
 source = Path(old.__file__).read_text(encoding='utf-8')
-source = source.replace("SCORES = dict(\\n", "SCORES = dict(\\n    nearest=Definition('high', 'min A(x, w_c), c != y', 'nearest', 'smallest other angle', 'rad'),\\n", 1)
+source = source.replace("SCORES = dict(\\n",
+    "SCORES = dict(\\n    nearest=Definition('high', 'min A(x, w_c), c != y', 'nearest', 'smallest other angle', 'rad'),\\n", 1)
 source = source.replace("        confidence=p,\\n", "        confidence=p, nearest=t.nearest,\\n", 1)
 new = types.ModuleType('avh_nb.measure.new'); new.__package__ = 'avh_nb.measure'
 sys.modules['avh_nb.measure.new'] = new

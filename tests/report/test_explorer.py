@@ -32,7 +32,9 @@ def test_the_frame_gives_the_page_back():
 
 # What a reader does: hover over the point of image 30, choose another axis, draw a rectangle round everything, press a key
 DRIVE = """<script>
-const seen = [], send = (kind, x, y) => { const r = canvas.getBoundingClientRect(); canvas.dispatchEvent(new PointerEvent(kind, {clientX: r.left+x, clientY: r.top+y, pointerId: 1})); };
+const seen = [], send = (kind, x, y) => {
+  const r = canvas.getBoundingClientRect();
+  canvas.dispatchEvent(new PointerEvent(kind, {clientX: r.left+x, clientY: r.top+y, pointerId: 1})); };
 window.onerror = m => seen.push('error: '+m);
 const rows = () => [...document.querySelectorAll('#votes tr')].map(r => r.innerText.replace(/\\s+/g, ' '));
 send('pointermove', px[30]+1, py[30]-1);
@@ -41,7 +43,8 @@ $('x').value = 'b'; $('x').onchange(); seen.push(Math.abs(px[0]-px[7]) < 1e-9 &&
 send('pointerdown', 0, 0); send('pointermove', width, height); send('pointerup', width, height);
 seen.push($('chosen').innerText.slice(0, 9), document.querySelectorAll('#grid button').length);
 document.querySelectorAll('#grid button')[12].onmouseenter(); seen.push(document.querySelector('#card h2').innerText);
-canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'})); seen.push(document.querySelector('#card h2').innerText != 'cat (image 112)');
+canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
+seen.push(document.querySelector('#card h2').innerText != 'cat (image 112)');
 const out = document.createElement('pre'); out.id = 'seen'; out.textContent = JSON.stringify(seen); document.body.append(out);
 </script></body>"""
 
@@ -67,7 +70,8 @@ def test_hovering_brushing_and_keys(tmp_path, width):
 LOADED = """<script>
 const picture_ = new Image(); picture_.src = sprite;
 picture_.onload = () => { const out = document.createElement('pre'); out.id = 'seen';
-  out.textContent = JSON.stringify([picture_.width, picture_.height, data.size, document.querySelector('#card h2').innerText, $('note').innerText, $('thumb').style.backgroundSize]); document.body.append(out); };
+  out.textContent = JSON.stringify([picture_.width, picture_.height, data.size, document.querySelector('#card h2').innerText,
+    $('note').innerText, $('thumb').style.backgroundSize]); document.body.append(out); };
 </script></body>"""
 
 def of(n, side, kind=np.uint8, classes=CLASSES, **kwargs):

@@ -21,7 +21,8 @@ class Slow:
 torch.set_num_threads(1)
 train, test = digits().split(.8)
 torch.manual_seed(0)
-Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[learner_callback(Tracker(folder=folder+'/trace', resume=True), test), Slow()],
+traced = learner_callback(Tracker(folder=folder+'/trace', resume=True), test)
+Learner(small_cnn(), train, epochs=6, batch_size=128, augment=mirror, callbacks=[traced, Slow()],
     checkpoint=folder+'/run.safetensors', progress=False).fit()
 '''
 
