@@ -6,9 +6,9 @@ from setuptools import find_packages, setup
 parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read('settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('fast', 'study', 'adapters', 'dev')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('images', 'fast', 'hf', 'sql', 'ray', 'study', 'adapters', 'dev')}
 extras['adapters'] = extras['study']+extras['adapters']
-extras['dev'] = extras['fast']+extras['adapters']+extras['dev']
+extras['dev'] = sum((extras[name] for name in ('images', 'fast', 'hf', 'sql', 'ray', 'adapters', 'dev')), [])
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'], author_email=cfg['author_email'],
