@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'as_manifest', 'manifest_digest', 'Store']
 
-# %% ../../nbs/scale/store.ipynb #9d4c1e7d
+# %% ../../nbs/scale/store.ipynb #84cbb594
 import hashlib
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
 from pathlib import Path
-from .parts import COLUMNS, RUN, SCHEMA, aside, complete, folder_text
-from .runs import StoreRun, read_json, write_json
+from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside
+from .runs import StoreRun, folder_text, read_json, write_json
 
 # %% ../../nbs/scale/store.ipynb #d4a8fedb
 MANIFEST = dict(id=pa.string(), path=pa.string(), bytes=pa.int64(), mtime=pa.int64(), label=pa.string(), group=pa.string())
@@ -100,20 +100,20 @@ def keep_manifest(self: Store,
             if a!=b: raise ValueError(f"{path}: a list of other images: {n} of row {i} is {a!r} there and {b!r} here; choose another --out")
     raise ValueError(f"{path}: a list of other images: {len(old)} there and {len(table)} here; choose another --out")
 
-# %% ../../nbs/scale/store.ipynb #24a45215
+# %% ../../nbs/scale/store.ipynb #2c4c5f37
 @patch
 def table(self: Store,
     columns=None, # Names of the columns wanted, as of a run, model, checkpoint and seed among them; None: all
 )->pa.Table:
     "The scores of all runs, with the columns model, checkpoint and seed in front"
-    columns,tables = None if columns is None else list(columns),[]
+    own = None if columns is None else ['id', *(c for c in columns if c not in RUN)]
+    tables = [pa.table({n: pa.array([], t) for n,t in {**RUN, **COLUMNS}.items()})]
     for r in self.runs():
-        t = r.table(None if columns is None else [c for c in columns if c not in RUN])
-        said = {n: pa.array([getattr(r, n)], to).take(pa.array(np.zeros(len(t), np.int64))) for n,to in RUN.items()}
-        tables.append(pa.table({**said, **{n: t[n] for n in t.column_names}}))
-    empty = pa.table({n: pa.array([], t) for n,t in {**RUN, **COLUMNS}.items()})
-    whole = pa.concat_tables(tables, promote_options='default') if tables else empty
-    return whole if columns is None else whole.select(columns)
+        t = r.table(own)
+        def said(v, to): return pa.DictionaryArray.from_arrays(np.zeros(len(t), np.int32), [v]) if to==TEXT else np.full(len(t), v)
+        tables.append(pa.table({**{n: said(getattr(r, n), to) for n,to in RUN.items()}, **dict(zip(t.column_names, t.columns))}))
+    whole = pa.concat_tables(tables, promote_options='permissive')
+    return whole if columns is None else whole.select(list(columns))
 
 @patch
 def frame(self: Store,
