@@ -65,7 +65,7 @@ def read_file(
     st,most = os.stat(path),most or MAX_BYTES
     if not stat.S_ISREG(st.st_mode): raise ValueError('not a file')
     if st.st_size>most: raise ValueError(f'{st.st_size:,} bytes, more than the {most:,} that are read')
-    with open(path, 'rb') as f: return f.read(most)
+    with open(path, 'rb') as f: return f.read(st.st_size)
 
 # %% ../../nbs/data/source.ipynb #426922fa
 class ImageSource:
