@@ -7,14 +7,14 @@ __all__ = ['DTYPES', 'embedding_field', 'embedding_column', 'embedding_table', '
            'open_parquet', 'length_of', 'read_embeddings', 'rows_at_once', 'embedding_writer', 'write_embeddings',
            'parquet_files', 'convert']
 
-# %% ../../nbs/scale/embeddings.ipynb #5ed20f72
+# %% ../../nbs/scale/embeddings.ipynb #c53c5a76
 import json
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from pathlib import Path
 from tqdm.auto import tqdm
 from ..core import FLOATS, all_or_nothing, as_tensor
 
-# %% ../../nbs/scale/embeddings.ipynb #6e07e98e
+# %% ../../nbs/scale/embeddings.ipynb #99e2e2fc
 DTYPES = dict(float16=np.float16, float32=np.float32, float64=np.float64, bfloat16=np.uint16) # what a dtype is in NumPy
 
 def embedding_field(
@@ -27,23 +27,22 @@ def embedding_field(
     if dim<1: raise ValueError(f"dim: expected at least 1, got {dim}")
     return pa.field(name, pa.binary(dim*np.dtype(DTYPES[dtype]).itemsize), False, dict(dtype=dtype, dim=str(dim)))
 
-# %% ../../nbs/scale/embeddings.ipynb #c2bdec76
+# %% ../../nbs/scale/embeddings.ipynb #d654a2a6
 def embedding_column(
     x, # (N, D), floating point, a tensor or an array
     dtype: str='float16', # 'float16', 'bfloat16', 'float32' or 'float64'
 )->pa.Array: # Its field is that of embedding_field
     "Vectors as values of a fixed number of bytes, without a copy where they have the dtype; `ValueError` where one would overflow"
     x = as_tensor(x, 'x')
-    if not isinstance(x, torch.Tensor) or x.ndim!=2 or x.dtype not in FLOATS:
-        got = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, torch.Tensor) else type(x).__name__
+    got = (x.dtype, tuple(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__
+    if isinstance(got, str) or x.ndim!=2 or x.dtype not in FLOATS:
         raise ValueError(f"x: expected floating-point vectors of shape (N, D), got {got}")
     field,made = embedding_field(x.shape[1], dtype),x.detach().to('cpu', getattr(torch, dtype)).contiguous()
-    if made.dtype.itemsize<x.dtype.itemsize:
-        rows = (made.isinf() & x.cpu().isfinite()).any(1).nonzero()[:, 0].tolist()
-        if rows: raise ValueError(f"x: row {rows[0]} and {len(rows)-1} others do not fit {dtype}; use bfloat16 or float32")
+    over = (made.isinf() & x.cpu().isfinite()).any(1).nonzero()[:, 0].tolist() if made.dtype.itemsize<x.dtype.itemsize else []
+    if over: raise ValueError(f"x: row {over[0]} and {len(over)-1} others do not fit {dtype}; use bfloat16 or float32")
     return pa.FixedSizeBinaryArray.from_buffers(field.type, len(x), [None, pa.py_buffer(made.view(torch.uint8).numpy())])
 
-# %% ../../nbs/scale/embeddings.ipynb #ac8a34ce
+# %% ../../nbs/scale/embeddings.ipynb #b66103ac
 def embedding_table(
     x, # (N, D), floating point, a tensor or an array
     dtype: str='float16', # In which it is kept
@@ -51,14 +50,11 @@ def embedding_table(
     **columns, # Others of N values, such as id and label
 )->pa.Table:
     "Columns and the vectors after them, ready to be written"
-    a,dim = embedding_column(x, dtype),x.shape[1]
-    others = {k: pa.array(v.cpu().numpy() if isinstance(v, torch.Tensor) else v) for k,v in columns.items()}
-    for k,v in others.items():
-        if len(v)!=len(a): raise ValueError(f"{k}: expected {len(a)} values, one per row of x, got {len(v)}")
-    schema = pa.schema([*(pa.field(k, v.type) for k,v in others.items()), embedding_field(dim, dtype, name)])
-    return pa.Table.from_arrays([*others.values(), a], schema=schema)
+    a,others = embedding_column(x, dtype),{k: pa.array(v.cpu().numpy() if isinstance(v, torch.Tensor) else v) for k,v in columns.items()}
+    fields = [*(pa.field(k, v.type) for k,v in others.items()), embedding_field(x.shape[1], dtype, name)]
+    return pa.Table.from_arrays([*others.values(), a], schema=pa.schema(fields))
 
-# %% ../../nbs/scale/embeddings.ipynb #cfbd6de0
+# %% ../../nbs/scale/embeddings.ipynb #c3ee03ba
 _FLOATS = {pa.float16(): 'float16', pa.float32(): 'float32', pa.float64(): 'float64'}
 
 def layout_of(
@@ -86,30 +82,32 @@ def find_embeddings(
     raise ValueError(f"column: {where}: expected {some}: lists of floats, or fixed_size_binary with dtype and dim as metadata; "
         f"the columns are {listed or 'none'}")
 
-# %% ../../nbs/scale/embeddings.ipynb #9c15e804
+# %% ../../nbs/scale/embeddings.ipynb #58a08411
 def as_rows(
     a: pa.Array, # Vectors in any layout
     field: pa.Field, # That of its column
     where='the table', # For errors
     first: int=0, # Row at which the array begins, for errors
+    dim: int=None, # D, if it is known; else that of the first row
 )->np.ndarray: # (n, D), read-only memory of the array; float32 where it holds bfloat16
     "Vectors as a matrix; `ValueError` names the row that does not fit"
-    dtype,dim = layout_of(field)
+    dtype,said = layout_of(field)
+    dim = said or dim
     def refuse(row, what): raise ValueError(f"{where}: row {first+int(row)}: column {field.name!r}: {what}")
     if a.null_count: refuse(a.is_null().to_numpy(False).argmax(), 'no embedding (null)')
     if not len(a): return np.zeros((0, dim or 0), np.float32 if dtype=='bfloat16' else DTYPES[dtype])
     if pa.types.is_fixed_size_binary(a.type):
         x = np.frombuffer(a.buffers()[1], DTYPES[dtype], len(a)*dim, a.offset*a.type.byte_width).reshape(len(a), dim)
         return (x.astype(np.uint32)<<16).view(np.float32) if dtype=='bfloat16' else x
-    if dim is None:
+    if said is None:
         sizes = np.diff(a.offsets.to_numpy())
-        dim,ragged = sizes[0],np.flatnonzero(sizes!=sizes[0])
-        if len(ragged): refuse(ragged[0], f'expected {dim} numbers, as in row {first}, got {sizes[ragged[0]]}')
+        dim = dim or sizes[0]
+        for row in np.flatnonzero(sizes!=dim)[:1]: refuse(row, f'expected {dim} numbers, as in the first row, got {sizes[row]}')
     v = a.flatten()
     if v.null_count: refuse(v.is_null().to_numpy(False).argmax()//dim, 'a number is missing (null)')
     return v.to_numpy(zero_copy_only=True).reshape(len(a), dim)
 
-# %% ../../nbs/scale/embeddings.ipynb #fab616e0
+# %% ../../nbs/scale/embeddings.ipynb #84f8bd2b
 def open_parquet(
     path,
 )->pq.ParquetFile: # Which streams: it holds a megabyte of a column at a time
@@ -124,12 +122,10 @@ def length_of(
     where='the file', # For errors
 )->int: # D; None where there are no rows to tell
     "How many numbers a vector has: that of the first row where the layout does not say"
-    dim = layout_of(field)[1]
-    if dim: return dim
-    first = next((b for b in file.iter_batches(1, columns=[field.name]) if len(b)), None)
-    return None if first is None else as_rows(first.column(0), field, where).shape[1]
+    first = None if layout_of(field)[1] else next((b for b in file.iter_batches(1, columns=[field.name]) if len(b)), None)
+    return layout_of(field)[1] if first is None else as_rows(first.column(0), field, where).shape[1]
 
-# %% ../../nbs/scale/embeddings.ipynb #0124976b
+# %% ../../nbs/scale/embeddings.ipynb #8315fbac
 def read_embeddings(
     source, # A pyarrow table, or the path of a Parquet file
     column: str=None, # Name of the column; None: the only one that holds vectors
@@ -139,13 +135,13 @@ def read_embeddings(
     file = open_parquet(source) if table is None else None
     field = find_embeddings(file.schema_arrow if table is None else table.schema, column, where)
     a = (file.read([field.name]) if table is None else table)[field.name]
-    firsts = np.cumsum([0, *map(len, a.chunks)])
-    parts = [as_rows(c, field, where, first) for c,first in zip(a.chunks, firsts) if len(c)]
-    wrong = [(p.shape[1], first) for p,first in zip(parts, firsts) if p.shape[1]!=parts[0].shape[1]]
-    if wrong: raise ValueError(f"{where}: row {wrong[0][1]}: expected {parts[0].shape[1]} numbers, as in row 0, got {wrong[0][0]}")
+    parts,first,dim = [],0,None
+    for c in a.chunks:
+        if len(c): parts.append(as_rows(c, field, where, first, dim)); dim = parts[0].shape[1]
+        first += len(c)
     return parts[0] if len(parts)==1 else np.concatenate(parts or [as_rows(pa.array([], field.type), field)])
 
-# %% ../../nbs/scale/embeddings.ipynb #57742c44
+# %% ../../nbs/scale/embeddings.ipynb #259d4589
 def rows_at_once(
     width: int, # Bytes of one vector
 )->int: # That are held at a time, and lie in one row group
@@ -168,7 +164,7 @@ def write_embeddings(
     rows = rows_at_once(find_embeddings(table.schema).type.byte_width)
     with all_or_nothing(path) as part, embedding_writer(part, table.schema) as w: w.write_table(table, rows)
 
-# %% ../../nbs/scale/embeddings.ipynb #91727f5c
+# %% ../../nbs/scale/embeddings.ipynb #93e34e18
 def parquet_files(
     files, # A folder, a Parquet file, or a list of files
 )->list: # Of (name, path): names are below the folder, or those of the files
@@ -182,10 +178,8 @@ def parquet_files(
     if double: raise ValueError(f"files: two are named {double[0]!r}; give the folder that holds both, so that their names differ")
     return found
 
-# %% ../../nbs/scale/embeddings.ipynb #b4164ad4
-def _source(path, column, dtype):
-    s = path.stat()
-    return json.dumps([path.name, s.st_size, s.st_mtime_ns, column, dtype])
+# %% ../../nbs/scale/embeddings.ipynb #acd59881
+def _source(path, *how): return json.dumps([path.name, path.stat().st_size, path.stat().st_mtime_ns, *how])
 
 def _convert_one(name, path, target, column=None, dtype=None):
     "One file; the note in its footer says of what it is made"
@@ -198,14 +192,13 @@ def _convert_one(name, path, target, column=None, dtype=None):
     row = 0
     with all_or_nothing(target) as part, embedding_writer(part, schema) as w:
         for b in file.iter_batches(rows_at_once(new.type.byte_width)):
-            x = as_rows(b.column(at), field, where, row)
-            if x.shape[1]!=dim: raise ValueError(f"{where}: row {row}: expected {dim} numbers, as in row 0, got {x.shape[1]}")
+            x = as_rows(b.column(at), field, where, row, dim)
             try: column = embedding_column(x, new.metadata[b'dtype'].decode())
             except ValueError as e: raise ValueError(f"{where}: of the rows from {row} on: {e}") from e
             w.write_table(pa.Table.from_arrays([*b.columns[:at], column, *b.columns[at+1:]], schema=schema))
             row += len(b)
 
-# %% ../../nbs/scale/embeddings.ipynb #b4cef72c
+# %% ../../nbs/scale/embeddings.ipynb #f491b16e
 def convert(
     files, # A folder of Parquet files, a file, or a list of files
     out, # Folder for the new ones, under the same names
@@ -213,7 +206,7 @@ def convert(
     dtype: str=None, # 'float16', 'bfloat16', 'float32' or 'float64'; None: that of the file
     progress: bool=True, # Show a bar?
 )->list: # Paths of the new files
-    "Rewrite vectors in the layout of this page, file by file; finished files are skipped, and no file is written over that this has not made"
+    "Rewrite files in the layout of this page; finished ones are skipped, and none is written over that this has not made"
     res = []
     for name,path in tqdm(parquet_files(files), unit='file', desc='convert', disable=not progress):
         target = Path(out)/name
