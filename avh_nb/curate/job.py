@@ -17,7 +17,8 @@ from .labels import Vocabulary
 from .parts import parsed_keep
 from .plan import DTYPES, Choice, allowed_errors, choose_head, ingredients, parts_of, settled
 from .pretrained import pretrained, weights_digest
-from ..data.folders import ImageSource, decode, open_images
+from ..data.folders import open_images
+from ..data.source import ImageSource, decode
 from ..scale.store import as_manifest, manifest_digest
 
 # %% ../../nbs/curate/job.ipynb #b67fe522

@@ -7,7 +7,7 @@ __all__ = ['LINE', 'fitted', 'contact_sheet']
 
 # %% ../../nbs/curate/picture.ipynb #5c16bc84
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from ..data.folders import shown
+from ..data.source import shown
 
 # %% ../../nbs/curate/picture.ipynb #81522428
 LINE = 17 # pixels

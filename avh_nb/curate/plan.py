@@ -11,7 +11,7 @@ import numpy as np, torch
 from dataclasses import dataclass
 from .. import __version__
 from .labels import LabelMap, LabelMapError, map_labels
-from ..data.folders import shown
+from ..data.source import shown
 
 # %% ../../nbs/curate/plan.ipynb #557bc391
 def parts_of(

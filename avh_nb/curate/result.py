@@ -10,7 +10,8 @@ from functools import cached_property
 from ..core import optional
 from .handover import datalab as _datalab, to_fiftyone as _to_fiftyone
 from .picture import contact_sheet
-from ..data.folders import decode, open_images
+from ..data.folders import open_images
+from ..data.source import decode
 from ..measure.scores import HARD_IS
 from ..scale.embeddings import read_embeddings
 from ..scale.store import Store

@@ -17,12 +17,12 @@ from ..core import all_or_nothing, worker_pool
 from .feed import Clock, batches, in_pieces
 from .job import Job, Options, in_words, settle
 from .labels import LabelMap, LabelMapError, check_agreement
-from .parts import kept_columns, only_classes, part_table, score_some
+from .parts import only_classes, part_table, score_some, with_probs, with_vectors
 from .probe import out_of_sample
 from .duplicates import duplicate_groups
 from .result import Run
-from ..data.folders import decode
-from ..scale.embeddings import embedding_column, read_embeddings
+from ..data.source import decode
+from ..scale.embeddings import read_embeddings
 from ..scale.store import Store
 
 # %% ../../nbs/curate/run.ipynb #62fe80ed
@@ -38,12 +38,12 @@ def run_batch(
     with job.clock.on('score'):
         if not probe:
             head = only_classes(done[0][0], job.select)
-            extra = kept_columns(head.logits(features).softmax(1), keep_probs, top) if keep_probs or top else {}
             s = score_some(head, features, job.y[rows], job.options.engine)
-            scores = part_table(job.source.manifest, rows, job.y[rows], s, job.choice.classes, 'unknown', **extra)
+            scores = part_table(job.source.manifest, rows, job.y[rows], s, job.choice.classes, 'unknown')
+            if keep_probs or top: scores = with_probs(scores, head.logits(features).softmax(1), keep_probs, top)
         if probe or keep_features:
             ids = job.source.manifest['id'].take(pa.array(rows))
-            kept = pa.table(dict(id=ids, row=np.array(rows, np.int64), embedding=embedding_column(features.float().cpu().numpy(), 'float32')))
+            kept = with_vectors(pa.table(dict(id=ids, row=np.array(rows, np.int64))), embedding=features)
     return scores,kept
 
 # %% ../../nbs/curate/run.ipynb #21794cb5
@@ -177,10 +177,9 @@ def score_by_probe(
     place = {int(r): i for i,r in enumerate(rows)}
     for k,part in every.items():
         at = np.array([place[r] for r in part.tolist() if r in place], np.int64)
-        s,extra = found.scores.map(lambda v, at=at: v[at]),kept_columns(torch.as_tensor(found.probs)[at], True, job.keeps[2])
-        table = part_table(job.source.manifest, rows[at], job.y[rows[at]], s, job.choice.classes, 'oof',
-            fold=np.asarray(found.fold)[at].astype(np.int32), repeats=np.full(len(at), found.repeats, np.int32), **extra)
-        scores.write(k, table, [e for e in features.errors() if e['row'] in set(part.tolist())])
+        table = part_table(job.source.manifest, rows[at], job.y[rows[at]], found.scores.map(lambda v, at=at: v[at]), job.choice.classes,
+            'oof', fold=np.asarray(found.fold)[at].astype(np.int32), repeats=np.full(len(at), found.repeats, np.int32))
+        scores.write(k, with_probs(table, torch.as_tensor(found.probs)[at], True, job.keeps[2]), [e for e in features.errors() if e['row'] in set(part.tolist())])
     return True
 
 # %% ../../nbs/curate/run.ipynb #21c25712
