@@ -85,9 +85,8 @@ def part_table(
     "One row per image; scores are NaN, and predictions null, where features had no direction"
     m,y = manifest.take(pa.array(np.asarray(rows, np.int64))),np.asarray(y)
     values = {name: t.numpy() for name,t in scores}
-    names = pa.array([str(c) for c in classes] or ['']*(1+int(max(values['pred'].max(initial=0), values['pred2'].max(initial=0)))))
     def integers(v): return pa.array(v.astype(np.int32), mask=v<0)
-    def named(v): return names.take(integers(v)) if classes else pa.nulls(len(v), pa.string())
+    def named(v): return pa.array(list(map(str, classes))).take(integers(v)) if classes else pa.nulls(len(v), pa.string())
     made = dict(id=m['id'], path=m['path'], label=integers(y), label_name=m['label'], row=np.asarray(rows, np.int64),
         sample_kind=pa.array([kind]*len(y), pa.string()), pred_name=named(values['pred']))
     made |= {name: integers(v) if name in ('pred', 'pred2') else v.astype(np.float32) for name,v in values.items()}
