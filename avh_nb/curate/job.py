@@ -16,7 +16,8 @@ from .feed import Clock, Extractor, prepare
 from .labels import Vocabulary
 from .parts import parsed_keep
 from .plan import DTYPES, Choice, allowed_errors, choose_head, ingredients, parts_of, settled
-from .pretrained import pretrained, weights_digest
+from .pretrained import pretrained
+from .weights import weights_digest
 from ..data.folders import open_images
 from ..data.source import ImageSource, decode
 from ..scale.store import as_manifest, manifest_digest
@@ -45,6 +46,7 @@ class Options:
     limit: int=None # Use so many images, evenly spaced
     shard: tuple=None # (i, n): only every n-th part, from i on
     seed: int=0 # Of folds; and which of several trainings this model is
+    dry_run: bool=False # Only say what would be done, and how long it would take
     overwrite: bool=False # Throw away what the store holds of this model?
     on_error: str='skip' # What to do about images that cannot be read: skip, or raise
     max_errors: str='1%' # Stop where more images than this fail: a share, or a number

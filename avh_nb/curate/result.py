@@ -96,7 +96,7 @@ def datalab(self: Run):
     "A cleanlab Datalab with its issues found, from out-of-sample probabilities (needs cleanlab from 2.9 on, and a run that kept probs)"
     probs = self.vectors('probs')
     if probs is None: raise ValueError(f"keep: {self.store.folder} holds no probabilities; score it anew with keep='probs'")
-    known = self.frame.label.notna().to_numpy()
+    known = (self.frame.label>=0).to_numpy()
     features = self.vectors('features')
     return _datalab(self.frame.label[known].astype(int).to_numpy(), probs[known], None if features is None else features[known],
         self.scores.info['about']['classes'], self.frame.id[known].tolist())

@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['run_batch', 'TooManyErrors', 'finishing', 'check_errors', 'Guard', 'stores', 'run_parts', 'groups_of',
-           'score_by_probe', 'rehearsed', 'write_errors', 'score_images']
+           'score_by_probe', 'rehearsed', 'with_options', 'score_images']
 
 # %% ../../nbs/curate/run.ipynb #975d6251
-import signal, sys, threading, time
-import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
+import inspect, signal, sys, threading, time
+import numpy as np, pyarrow as pa, torch
 from contextlib import contextmanager
-from fastcore.meta import delegates
 from pathlib import Path
 from tqdm import tqdm
-from ..core import all_or_nothing, worker_pool
+from ..core import worker_pool
 from .feed import Clock, batches, in_pieces
 from .job import Job, Options, in_words, settle
 from .labels import LabelMap, LabelMapError, check_agreement
 from .parts import only_classes, part_table, score_some, with_probs, with_vectors
+from .plan import parts_of
 from .probe import out_of_sample
 from .duplicates import duplicate_groups
 from .result import Run
@@ -110,8 +110,8 @@ def _one_part(job, rows, pool, bar):
     made,errors = [],[]
     for got,x,bad in batches(job.source, rows, lambda: job.size, decode, job.transform, job.clock, pool, job.threads, job.ahead):
         if bad and job.options.on_error=='raise': raise ValueError(f'data: {bad[0].error}')
-        ids = job.source.manifest['id'].take(pa.array([p.row for p in bad], pa.int64())).to_pylist()
-        errors += [dict(id=i, row=p.row, reason=p.error) for i,p in zip(ids, bad)]
+        failed = job.source.manifest.select(['id', 'path']).take(pa.array([p.row for p in bad], pa.int64())).to_pylist()
+        errors += [dict(f, reason=p.error) for f,p in zip(failed, bad)]
         if x is not None: made.append(run_batch(job, got, x))
         bar.update(len(got)+len(bad))
         slow = next(iter(job.clock.shares().items()), None)
@@ -129,8 +129,8 @@ def run_parts(
     targets = [s for s in (features, scores if job.choice.head!='probe' else None) if s]
     there = set.intersection(*(s.done() for s in targets))
     todo,guard = {k: r for k,r in job.parts.items() if k not in there},Guard(job, scores)
-    mine = {int(i) for rows in job.parts.values() for i in rows}
-    errors = [e for e in targets[-1].errors() if e['row'] in mine]
+    mine = set(job.source.manifest['id'].take(pa.array(np.concatenate([np.zeros(0, np.int64), *job.parts.values()]))).to_pylist())
+    errors = [e for e in targets[-1].errors() if e['id'] in mine] # not those of other shards
     bar = tqdm(total=job.n_images, initial=job.n_images-sum(map(len, todo.values())), unit='image', disable=not job.options.progress)
     with worker_pool(job.threads) as pool, finishing() as noted, bar:
         for k,rows in todo.items():
@@ -174,12 +174,13 @@ def score_by_probe(
         found = out_of_sample(torch.from_numpy(x), torch.from_numpy(job.y[rows]), job.options.probe, groups_of(job, rows, x), job.options.seed)
     job.about['probe'] = found.about
     every = parts_of(len(job.source), job.options.chunk, job.source.random_access, job.options.limit)
-    place = {int(r): i for i,r in enumerate(rows)}
+    place,failed = {int(r): i for i,r in enumerate(rows)},{e['id']: e for e in features.errors()}
     for k,part in every.items():
+        ids = job.source.manifest['id'].take(pa.array(part)).to_pylist()
         at = np.array([place[r] for r in part.tolist() if r in place], np.int64)
         table = part_table(job.source.manifest, rows[at], job.y[rows[at]], found.scores.map(lambda v, at=at: v[at]), job.choice.classes,
             'oof', fold=np.asarray(found.fold)[at].astype(np.int32), repeats=np.full(len(at), found.repeats, np.int32))
-        scores.write(k, with_probs(table, torch.as_tensor(found.probs)[at], True, job.keeps[2]), [e for e in features.errors() if e['row'] in set(part.tolist())])
+        scores.write(k, with_probs(table, torch.as_tensor(found.probs)[at], True, job.keeps[2]), [failed[i] for i in ids if i in failed])
     return True
 
 # %% ../../nbs/curate/run.ipynb #21c25712
@@ -197,17 +198,16 @@ def rehearsed(
             if n: seconds = (time.perf_counter()-begun)/n
     return in_words(job, seconds if len(rows) else None)
 
-def write_errors(
-    scores, # StoreRun
-    out, # Folder
-):
-    "Images that could not be read, as a table of their own; none where all could"
-    errors,path = scores.errors(),Path(out)/'errors.parquet'
-    if not errors: return path.unlink(missing_ok=True)
-    with all_or_nothing(path) as part: pq.write_table(pa.Table.from_pylist([{k: e[k] for k in ('id', 'row', 'reason')} for e in errors]), part)
+# %% ../../nbs/curate/run.ipynb #7d6ab0cb
+def with_options(f):
+    "Show the options as parameters of `f`, which takes them as keywords"
+    own,more = inspect.signature(f).parameters,inspect.signature(Options).parameters
+    shown = [p for p in own.values() if p.kind!=p.VAR_KEYWORD]+[p.replace(kind=p.KEYWORD_ONLY) for p in more.values()]
+    f.__signature__ = inspect.signature(f).replace(parameters=shown)
+    return f
 
 # %% ../../nbs/curate/run.ipynb #d9d3abba
-@delegates(Options)
+@with_options
 def score_images(
     model, # timm/NAME, torchvision/NAME[:WEIGHTS], hf/ORG/NAME, lite/0, file.py:function, or a network with transform=
     data, # A folder of folders or of images, a list (CSV), Parquet, tar shards, hf:NAME@SPLIT; or several of a kind
@@ -224,7 +224,8 @@ def score_images(
     scores,features = stores(job, out)
     if o.progress: print(in_words(job), file=sys.stderr)
     try: run_parts(job, scores, features)
-    finally: write_errors(features or scores, out)
+    finally:
+        for s in filter(None, (scores, features)): Store(s.root).keep_errors()
     if job.choice.head=='probe' and not scores.done()==set(range(job.n_parts)) and not score_by_probe(job, scores, features) and o.progress:
         print(f"{len(features.done())} of {job.n_parts} parts have features; the probe is fitted when all have", file=sys.stderr)
     return Run(out, **job.address, source=job.source)

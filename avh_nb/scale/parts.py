@@ -44,6 +44,11 @@ def _cast(name, column):
     except pa.ArrowInvalid as e: raise ValueError(f"table: column {name!r}: {e}") from e
     return column.fill_null(-1) if name=='label' else column
 
+def _alike(columns, table):
+    "Columns as a table, each with what the schema of another says of it, such as the layout of vectors"
+    said = {n: table.schema.field(n).metadata for n in columns if n in table.column_names}
+    return pa.table(list(columns.values()), schema=pa.schema([pa.field(n, c.type, metadata=said.get(n)) for n,c in columns.items()]))
+
 def check_ids(ids, what):
     "`ValueError` where an id is missing or there twice"
     if ids.null_count: raise ValueError(f"{what}: row {ids.is_null().to_numpy().argmax()} has no id")
@@ -58,7 +63,7 @@ def conform(
     if 'id' not in table.column_names: raise ValueError(f"table: no column 'id', only {', '.join(map(repr, table.column_names))}")
     if len(set(table.column_names))<len(table.column_names): raise ValueError(f"table: a column is there twice: {table.column_names}")
     order = [n for n in COLUMNS if n in table.column_names]+[n for n in table.column_names if n not in COLUMNS]
-    table = pa.table({n: _cast(n, table[n]) for n in order})
+    table = _alike({n: _cast(n, table[n]) for n in order}, table)
     check_ids(table['id'], 'table')
     return table
 
@@ -151,7 +156,7 @@ def complete(
     "A table with just these columns; those of COLUMNS that it lacks are null"
     if columns is None: columns = [*COLUMNS, *(n for n in table.column_names if n not in COLUMNS)]
     def column(n): return table[n] if n in table.column_names else pa.nulls(len(table), COLUMNS[n])
-    return pa.table({n: column(n) for n in columns})
+    return _alike({n: column(n) for n in columns}, table)
 
 def read_columns(
     part: Part, # As its footer says

@@ -123,7 +123,8 @@ def begin(self: StoreRun,
     made_by,fingerprint = plain(made_by),fingerprint_of(made_by)
     def foreign(): return [p for p in part_files(self.folder) if not p.stem.endswith(fingerprint[:8])]
     content = dict(schema=SCHEMA, fingerprint=fingerprint, made_by=made_by, about=plain(about))
-    if overwrite and (foreign() or (self.info or content)['fingerprint']!=fingerprint):
+    other = (self.info or content)['fingerprint']!=fingerprint
+    if overwrite and (foreign() or other) or other and not part_files(self.folder): # nothing is lost where nothing was made
         for p in foreign(): p.unlink(missing_ok=True)
         write_json(self.folder/'_avh.json', content)
     else: write_json(self.folder/'_avh.json', content, new=True)

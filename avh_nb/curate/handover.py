@@ -1,0 +1,2 @@
+def datalab(*a): pass
+def to_fiftyone(*a): pass
