@@ -48,6 +48,7 @@ def manifest_of(
 )->pa.Table:
     "What a source holds, as a table; `ValueError` on an id that is there twice"
     n = len(id)
+    if None in id: raise ValueError(f'id: each image needs one, and there is none at {shown(path[id.index(None)])}')
     if len(set(id))<n:
         twice = next(i for i,k in Counter(id).items() if k>1)
         raise ValueError(f"id: each image needs one of its own, got {shown(twice)} twice; name a column of ids with id=")
@@ -69,7 +70,8 @@ def texts_of(
     values = column.to_pylist()
     if not names or not pa.types.is_integer(kind): return [None if v is None or v=='' else str(v) for v in values]
     off = next((i for i,v in enumerate(values) if v is not None and not -1<=v<len(names)), None)
-    if off is not None: raise ValueError(f'{shown(what)}: row {off}: expected a class from 0 to {len(names)-1}, or -1 for none, got {values[off]}')
+    if off is not None:
+        raise ValueError(f'{shown(what)}: row {off}: expected a class from 0 to {len(names)-1}, or -1 for none, got {values[off]}')
     return [None if v is None or v==-1 else names[v] for v in values]
 
 def unique_or(

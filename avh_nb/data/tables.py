@@ -40,7 +40,8 @@ def choose_columns(
         if given is None and len(may)>1: raise ValueError(f"{option}: {shown(where)}: name one of {shown(', '.join(may))} with {option}=")
         return given if given is not None else next(iter(may), None)
     images = [f.name for f in schema if _holds_images(f.type)]
-    if not images: raise ValueError(f"image: {shown(where)}: no column of bytes or of struct<bytes, path>, only {shown(', '.join(schema.names))}")
+    if not images:
+        raise ValueError(f"image: {shown(where)}: no column of bytes or of struct<bytes, path>, only {shown(', '.join(schema.names))}")
     usual = ['label'] if 'label' in schema.names else [c for c in schema.names if c in class_names(schema)]
     return [pick('image', image, images), pick('label', label, usual if label is None else schema.names),
         *(None if g is None else pick(o, g, schema.names) for o,g in (('id', id), ('group', group)))]
@@ -158,4 +159,4 @@ def load_hf(
         if not saved: return datasets.load_dataset(name, split=split)
         kept = datasets.load_from_disk(name)
         return kept[split] if isinstance(kept, dict) else kept
-    except Exception as e: raise ValueError(f'data: hf:{shown(name)}@{shown(split)} cannot be loaded ({shown(e) or type(e).__name__})') from e
+    except Exception as e: raise ValueError(f'data: hf:{shown(name)}@{shown(split)} cannot be loaded ({shown(e)})') from e
