@@ -126,7 +126,7 @@ def aside(
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../../nbs/scale/parts.ipynb #f197f32d
+# %% ../../nbs/scale/parts.ipynb #91a4773a
 def write_part(
     path, # Of the part, as part_name has it
     table: pa.Table, # As conform has it
@@ -134,13 +134,13 @@ def write_part(
 ):
     "Write a part, whole or not at all; `OSError` where the disk is full"
     floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-    sorted_text = [n for n in ('id', 'path') if n in table.column_names]
-    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), **dict.fromkeys(sorted_text, 'DELTA_BYTE_ARRAY'),
-        **({'row': 'DELTA_BINARY_PACKED'} if 'row' in table.column_names else {})}
+    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), 'id': 'DELTA_BYTE_ARRAY', 'path': 'DELTA_BYTE_ARRAY', 'row': 'DELTA_BINARY_PACKED',
+        **{f.name: 'PLAIN' for f in table.schema if pa.types.is_fixed_size_binary(f.type)}}
+    coding = {n: c for n,c in coding.items() if n in table.column_names}
     about = dict(part._asdict(), schema=SCHEMA, rows=len(table)); del about['path']
     try:
         with aside(path) as temporary:
-            with pq.ParquetWriter(temporary, table.schema, compression='zstd', column_encoding=coding,
+            with pq.ParquetWriter(temporary, table.schema, compression='zstd', write_page_checksum=True, column_encoding=coding,
                 use_dictionary=[n for n in table.column_names if n not in coding]) as w:
                 w.write_table(table, row_group_size=131072)
                 w.add_key_value_metadata(dict(avh=json.dumps(about)))
@@ -148,7 +148,7 @@ def write_part(
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         raise OSError(e.errno, f"{path}: the disk is full. The parts before it are good: make room, and run again to go on") from e
 
-# %% ../../nbs/scale/parts.ipynb #7970c5b2
+# %% ../../nbs/scale/parts.ipynb #655382bd
 def complete(
     table: pa.Table, # With a column id
     columns=None, # Names of the columns wanted; None: all of COLUMNS, then those of the table's own
@@ -164,7 +164,7 @@ def read_columns(
 )->pa.Table: # With id, and those of the others that the part has
     "The rows of a part, as they are stored; `ValueError` where it is damaged"
     try:
-        with pq.ParquetFile(part.path) as f:
+        with pq.ParquetFile(part.path, page_checksum_verification=True) as f:
             there = f.schema_arrow.names
             table = f.read(None if columns is None else [c for c in there if c=='id' or c in columns])
     except FileNotFoundError: raise
