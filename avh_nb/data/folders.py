@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'PATHS', 'TAKEN', 'ARCHIVES', 'FileSource', 'open_folder', 'csv_rows', 'files_of', 'pick', 'open_list',
-           'expand', 'open_images']
+           'expand', 'open_images', 'ImageSource', 'decode', 'shown']
 
 # %% ../../nbs/data/folders.ipynb #82e5516f
 import csv, glob, io, os, re, stat
@@ -81,7 +81,6 @@ def csv_rows(
 )->tuple: # names of columns, rows as (line, cells)
     "A table whose separator shows in its first row; `ValueError` names file and line"
     name,data = shown(path),read_file(path)
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): raise ValueError(f'{name}: is UTF-16; save the list as UTF-8')
     try: text = data.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         raise ValueError(f'{name}: line {data.count(bytes([10]), 0, e.start)+1}: not UTF-8; save the list as UTF-8') from e
@@ -154,6 +153,7 @@ def open_list(
     return files_of(path, os.path.dirname(path), ids, files, labels, groups)
 
 # %% ../../nbs/data/folders.ipynb #1db2cbc1
+_all_ = ['ImageSource', 'decode', 'shown'] # of another page, and asked for together with this one
 TAKEN = 'a folder, a list.csv, files of images, .parquet or .tar, or hf:NAME@SPLIT'
 
 def expand(

@@ -6,7 +6,7 @@
 __all__ = ['tar_members', 'Sample', 'TarSource', 'open_tar']
 
 # %% ../../nbs/data/shards.ipynb #1abcd32c
-import json, os, tarfile
+import json, tarfile
 from collections import Counter
 from pathlib import PurePosixPath
 from .source import ImageSource, as_text, image_suffixes, manifest_of, names_of, shown, unique_or

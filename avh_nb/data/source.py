@@ -192,9 +192,10 @@ def decode(
     "An image of a stranger: upright, first frame, 8 bits per channel; `ValueError` of one line that names it, and nothing else"
     try:
         image = _opened(data)
-        (w,h),turn = image.size,_turn(image)
+        w,h = image.size
         if w*h>MAX_PIXELS: raise ValueError(f'{w:,} x {h:,} pixels, more than the {MAX_PIXELS:,} that are read')
         if max(w, h)>MAX_RATIO*min(w, h): raise ValueError(f'{w:,} x {h:,} pixels, more than {MAX_RATIO} times as long as wide')
-        image = eight_bit(image, 'RGB')
-        return image.transpose(Image.Transpose[turn]) if turn else image
+        rgb = eight_bit(image, 'RGB')
+        turn = _turn(image) # now that all is read: a TIFF has turned itself
+        return rgb.transpose(Image.Transpose[turn]) if turn else rgb
     except Exception as e: raise ValueError(f'{shown(name)}: {shown(e) or type(e).__name__}') from e
