@@ -6,14 +6,14 @@
 __all__ = ['COMMANDS', 'avh_rebuild', 'avh_data', 'avh_bench', 'avh_site', 'Command', 'overview', 'option', 'parser', 'printable',
            'refuse', 'start', 'main', 'renamed']
 
-# %% ../../nbs/tool/main.ipynb #4083110a
+# %% ../../nbs/tool/main.ipynb #c6e3ca2e
 import os, sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
-# %% ../../nbs/tool/main.ipynb #bdb63833
+# %% ../../nbs/tool/main.ipynb #d5cf96cb
 class Command(NamedTuple):
     "What there is to know of a command before it is imported"
     where: str # Module:function
@@ -41,7 +41,7 @@ COMMANDS = { # what is typed after avh
     'site': Command('avh_nb.tool.site:main', 'dev', 'Build these pages', 'avh site docs'),
 }
 
-# %% ../../nbs/tool/main.ipynb #3ff34ea6
+# %% ../../nbs/tool/main.ipynb #6bf1d5c5
 def overview(
     group: str='', # First word of commands of two words, such as store
 )->str: # Lines
@@ -51,7 +51,7 @@ def overview(
     usage = f"usage: avh {f'{group} ' if group else ''}COMMAND ..., and avh COMMAND --help for what it takes"
     return '\n'.join([usage, '', *lines, '', f'example: {next(iter(of.values())).example}'])
 
-# %% ../../nbs/tool/main.ipynb #90bd32b9
+# %% ../../nbs/tool/main.ipynb #3f3edafa
 def option(
     help: str, # One line of --help
     type=str, # Function that reads what was typed
@@ -88,23 +88,27 @@ def parser(
     p.usage = ' '.join([*usage, '[options]'])
     return p
 
-# %% ../../nbs/tool/main.ipynb #1781c9df
+# %% ../../nbs/tool/main.ipynb #82ac615d
 def printable(
     text, # Of others, such as the name of a file
 )->str: # One line
     "Text with an escape in place of each character that does not print"
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
-# %% ../../nbs/tool/main.ipynb #44c1012a
+# %% ../../nbs/tool/main.ipynb #2fc4e443
 def refuse(
     command: str, # Of COMMANDS
     e: Exception, # What went wrong
-)->int: # 1, to exit with
+    code: int=1, # To exit with
+    lines: bool=False, # Does the message have several?
+)->int: # The code
     "Say on stderr, in one line, what went wrong"
+    if os.environ.get('AVH_DEBUG')=='1': import_module('traceback').print_exception(e)
+    said = '\n'.join(map(printable, str(e).split('\n'))) if lines else printable(e)
     kind = '' if isinstance(e, (ValueError, OSError, ImportError)) else f'{type(e).__name__}: '
     hint = ' (AVH_DEBUG=1 shows where)' if kind else ''
-    print(f'avh {command}: {kind}{printable(e)}{hint}', file=sys.stderr)
-    return 1
+    print(f'avh {command}: {kind}{said}{hint}', file=sys.stderr)
+    return code
 
 def start(
     command: str, # Of COMMANDS
@@ -121,13 +125,12 @@ def start(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as e:
-        if os.environ.get('AVH_DEBUG')=='1': raise
-        absent = isinstance(e, ModuleNotFoundError) and e.name and e.name.split('.')[0]!='avh_nb'
-        if absent: return f"avh {command} needs {e.name.split('.')[0]}: pip install 'avh_nb[{extra}]'"
+        if isinstance(e, ModuleNotFoundError) and e.name and (absent := e.name.split('.')[0])!='avh_nb':
+            return refuse(command, ImportError(f"this needs {absent}: pip install 'avh_nb[{extra}]'").with_traceback(e.__traceback__))
         if extra in ('study', 'dev'): raise
         return refuse(command, e)
 
-# %% ../../nbs/tool/main.ipynb #eed82614
+# %% ../../nbs/tool/main.ipynb #0b386832
 def main(
     argv: list=None, # What was typed after avh; None: as the process was started
 ):
@@ -143,7 +146,7 @@ def main(
     print(unknown+overview(group), file=sys.stderr)
     sys.exit(2)
 
-# %% ../../nbs/tool/main.ipynb #c6f48383
+# %% ../../nbs/tool/main.ipynb #081248f4
 def renamed(
     command: str, # Of COMMANDS
 ):

@@ -6,14 +6,14 @@
 __all__ = ['HEADS', 'PROBES', 'DTYPES', 'ON_ERROR', 'SHOWN', 'one_of', 'count', 'auto_or_count', 'errors_allowed', 'shard_of',
            'class_names', 'quoted', 'same_command', 'hardest_lines', 'print_found', 'avh_score']
 
-# %% ../../nbs/tool/score.ipynb #f5b7db87
+# %% ../../nbs/tool/score.ipynb #7ceae5c8
 import os, re, shlex, sys
 from argparse import ArgumentTypeError
 from fastcore.script import store_true
 from pathlib import Path
 from .main import option, printable, refuse
 
-# %% ../../nbs/tool/score.ipynb #4cfec259
+# %% ../../nbs/tool/score.ipynb #806bd140
 def one_of(
     *names: str, # What there is
 ): # A function for argparse
@@ -26,7 +26,7 @@ def one_of(
 HEADS,PROBES = one_of('auto', 'model', 'probe', 'none'),one_of('auto', 'ridge-loo', 'logistic')
 DTYPES,ON_ERROR = one_of('auto', 'float32', 'bfloat16', 'float16'),one_of('skip', 'raise')
 
-# %% ../../nbs/tool/score.ipynb #dc3496b4
+# %% ../../nbs/tool/score.ipynb #18494f11
 def _typed(text, pattern, expected):
     "What a pattern finds in an argument; argparse says what was expected where it finds nothing"
     if not (found := re.fullmatch(pattern, text, flags=re.ASCII)): raise ArgumentTypeError(f'expected {expected}, got {printable(text)!r}')
@@ -58,7 +58,7 @@ def shard_of(
     if i>=n: raise ArgumentTypeError(f'expected {i_of_n}, got {text!r}')
     return i,n
 
-# %% ../../nbs/tool/score.ipynb #c8bdaf5d
+# %% ../../nbs/tool/score.ipynb #19bd56cd
 def class_names(
     path, # Of a text file
 )->list:
@@ -70,7 +70,7 @@ def class_names(
     if not names or not all(names): raise ValueError(f'{expected}, and no empty line')
     return names
 
-# %% ../../nbs/tool/score.ipynb #09b51dab
+# %% ../../nbs/tool/score.ipynb #db055061
 def quoted(
     text: str, # An argument
 )->str:
@@ -85,7 +85,7 @@ def same_command(
     start = 'python -m avh_nb' if Path(argv[0]).name=='__main__.py' else 'avh'
     return ' '.join([start, *(quoted(a) for a in argv[1:] if a!='--overwrite')])
 
-# %% ../../nbs/tool/score.ipynb #21ecc4b1
+# %% ../../nbs/tool/score.ipynb #d83fcd13
 SHOWN = {'avh': 'AVH', 'logit_margin': 'margin', 'label_name': 'label', 'pred_name': 'seen as', 'path': 'image'} # column -> its head
 
 def _cell(v, wide):
@@ -109,30 +109,29 @@ def print_found(
 ):
     "Say which images are hardest, and where everything is"
     hard,failed = run.hardest(10),len(run.errors)
-    print(f'\nThe hardest of {len(run):,} images:\n', *hardest_lines(hard), sep='\n')
+    if len(hard): print(f'\nThe hardest of {len(run):,} images:\n', *hardest_lines(hard), sep='\n')
+    else: print('\nno image has scores yet')
     places = dict(table=f'{out}: avh store ls {quoted(str(out))}')
     if len(hard):
         places['picture'] = Path(out)/'hardest.png'
         run.picture(10).save(places['picture'])
-    if failed: places['errors'] = f"{Path(out)/'errors.parquet'}: {failed:,} images could not be read"
+    if failed: places['errors'] = f"{Path(out)/'errors.parquet'}: {failed:,} image{'s' if failed>1 else ''} could not be read"
     print('', *(f'{what:9}{printable(where)}' for what,where in places.items()), sep='\n')
 
-# %% ../../nbs/tool/score.ipynb #b1db3211
+# %% ../../nbs/tool/score.ipynb #29266269
 def _score(model, data, out, classes, **options):
     from avh_nb.curate.labels import LabelMapError
     from avh_nb.curate.run import TooManyErrors, score_images
     if classes: options['classes'] = class_names(classes)
     try: run = score_images(model, data[0] if len(data)==1 else data, out, **options)
-    except LabelMapError as e:
-        print('avh score:', *map(printable, str(e).split('\n')), sep='\n', file=sys.stderr)
-        return 3
-    except TooManyErrors as e: return 4*refuse('score', e)
+    except LabelMapError as e: return refuse('score', e, 3, lines=True)
+    except TooManyErrors as e: return refuse('score', e, 4)
     except KeyboardInterrupt:
         print(f'\nStopped; what was scored is kept. To go on:\n{same_command(sys.argv)}', file=sys.stderr)
         return 130
     if not options['dry_run']: print_found(run, out)
 
-# %% ../../nbs/tool/score.ipynb #7aa99e41
+# %% ../../nbs/tool/score.ipynb #4b3e711c
 def avh_score(
     model: option('timm/NAME, torchvision/NAME, hf/ORG/NAME, lite/0, embeddings, or FILE.py:FUNCTION, which is run', required=True)=None,
     data: option('Folder, list.csv, Parquet, tar shards, or hf:NAME@SPLIT', nargs='+', required=True)=None,
