@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'PROBES', 'DTYPES', 'ON_ERROR', 'SHOWN', 'one_of', 'count', 'auto_or_count', 'errors_allowed', 'shard_of',
-           'class_names', 'quoted', 'same_command', 'hardest_lines', 'print_found', 'avh_score']
+           'class_names', 'quoted', 'same_command', 'cell', 'aligned', 'hardest_lines', 'print_found',
+           'score_embeddings', 'stopped', 'score_given', 'avh_score']
 
 # %% ../../nbs/tool/score.ipynb #7ceae5c8
 import os, re, shlex, sys
 from argparse import ArgumentTypeError
 from fastcore.script import store_true
+from inspect import signature
 from pathlib import Path
 from .main import option, printable, refuse
 
@@ -88,21 +90,30 @@ def same_command(
 # %% ../../nbs/tool/score.ipynb #d83fcd13
 SHOWN = {'avh': 'AVH', 'logit_margin': 'margin', 'label_name': 'label', 'pred_name': 'seen as', 'path': 'image'} # column -> its head
 
-def _cell(v, wide):
-    "A value of a table in a terminal: the end of a long name says most"
-    if not isinstance(v, str): return '' if v is None or v!=v else f'{v:.4g}'
-    v = printable(v)
+def cell(
+    v, # A value of a table
+    wide: int=20, # Characters; the end of a long text says most
+)->str:
+    "A value as it is shown in a terminal"
+    v = '' if v is None or v!=v else f'{v:.4g}' if isinstance(v, float) else printable(v)
     return v if len(v)<=wide else f'…{v[1-wide:]}'
+
+def aligned(
+    columns: dict, # From the head of a column to its cells
+)->list: # Of lines, the heads first
+    "A table as text"
+    cells = [[head, *column] for head,column in columns.items()]
+    widths = [max(map(len, c)) for c in cells]
+    return ['  '.join(v.ljust(w) for v,w in zip(row, widths)).rstrip() for row in zip(*cells)]
 
 def hardest_lines(
     frame, # A pandas table, as Run.hardest makes it
 )->list: # Of lines
     "The hardest images as text"
     columns = [c for c in SHOWN if c in frame and (c in ('avh', 'path') or frame[c].notna().any())]
-    cells = [[SHOWN[c], *(_cell(v, 50 if c=='path' else 20) for v in frame[c])] for c in columns]
-    widths = [max(map(len, c)) for c in cells]
-    return ['  '.join(v.ljust(w) for v,w in zip(row, widths)).rstrip() for row in zip(*cells)]
+    return aligned({SHOWN[c]: [cell(v, 50 if c=='path' else 20) for v in frame[c]] for c in columns})
 
+# %% ../../nbs/tool/score.ipynb #433f52cf
 def print_found(
     run, # A Run
     out, # Its folder
@@ -119,16 +130,44 @@ def print_found(
     print('', *(f'{what:9}{printable(where)}' for what,where in places.items()), sep='\n')
 
 # %% ../../nbs/tool/score.ipynb #29266269
-def _score(model, data, out, classes, **options):
+def score_embeddings(
+    data: list, # Parquet files, or one folder of them
+    out: str, # Folder of the scores
+    classes: str, # Class vectors, as safetensors
+    asked: dict, # The other options that were given
+)->int: # Rows that were scored now
+    "Score vectors instead of images; `ValueError` for an option that only images have"
+    of = dict(image='column', label='label', id='id', engine='engine', overwrite='overwrite', shard='shard', seed='seed')
+    if not classes: raise ValueError('classes: embeddings need class vectors, such as --classes head.safetensors')
+    for k in asked:
+        if k not in of: raise ValueError(f"--{k.replace('_', '-')}: has no part in scoring embeddings, which take --{', --'.join(of)}")
+    from avh_nb.scale.blocks import read_head
+    from avh_nb.scale.shards import score_files
+    from avh_nb.scale.store import Store
+    run = Store(out).run('embeddings', seed=asked.pop('seed', 0))
+    return score_files(data[0] if len(data)==1 else data, read_head(classes), run, **{of[k]: v for k,v in asked.items()})
+
+# %% ../../nbs/tool/score.ipynb #17acf1c0
+def stopped(
+    argv: list, # As in sys.argv
+)->int: # 130, to exit with
+    "Say how to go on after Ctrl-C"
+    print(f'\nStopped; what was scored is kept. To go on:\n{same_command(argv)}', file=sys.stderr)
+    return 130
+
+def score_given(model, data, out, classes, **options):
+    "Score what the options of a command line say; returns what to exit with"
+    given = {k: v for k,v in options.items() if v!=signature(avh_score).parameters[k].default}
+    if model=='embeddings':
+        try: return print(f'{score_embeddings(data, out, classes, given):,} rows were scored; the table: avh store ls {quoted(out)}')
+        except KeyboardInterrupt: return stopped(sys.argv)
     from avh_nb.curate.labels import LabelMapError
     from avh_nb.curate.run import TooManyErrors, score_images
-    if classes: options['classes'] = class_names(classes)
-    try: run = score_images(model, data[0] if len(data)==1 else data, out, **options)
+    if classes: given['classes'] = class_names(classes)
+    try: run = score_images(model, data[0] if len(data)==1 else data, out, **given)
     except LabelMapError as e: return refuse('score', e, 3, lines=True)
     except TooManyErrors as e: return refuse('score', e, 4)
-    except KeyboardInterrupt:
-        print(f'\nStopped; what was scored is kept. To go on:\n{same_command(sys.argv)}', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt: return stopped(sys.argv)
     if not options['dry_run']: print_found(run, out)
 
 # %% ../../nbs/tool/score.ipynb #4b3e711c
@@ -162,4 +201,4 @@ def avh_score(
     keep: option('Keep beside the scores: features,probs,topk:5', metavar='WHAT')=(),
 ):
     "Score images with any classifier, and put the table into a folder. A stopped run goes on."
-    return _score(**locals())
+    return score_given(**locals())
