@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: paper claims test docs notebooks lab rebuild bench lint readme
 
 paper: $(READY) ## Execute the paper's notebooks in copies, build the site, print the table of claims
-	avh_site paper
+	avh site paper
 
 claims: $(READY) ## Print the table of claims, from the records
 	python -m avh_nb.report.claims
@@ -17,22 +17,22 @@ test: $(READY) ## Every notebook and every test
 	pytest -n 2 --dist worksteal
 
 docs: $(READY) ## Build the site from the notebooks as they are
-	avh_site docs
+	avh site docs
 
 notebooks: $(READY) ## Execute all notebooks in place, clean them, write README.md
-	avh_site notebooks
+	avh site notebooks
 
 readme: $(READY) ## Write README.md from nbs/index.ipynb
-	avh_site readme
+	avh site readme
 
 lab: $(READY) ## Open JupyterLab on the notebooks
 	jupyter lab nbs
 
 rebuild: $(READY) ## Extend the records of a study: make rebuild STUDY=human
-	avh_rebuild $(STUDY)
+	avh rebuild $(STUDY)
 
 bench: $(READY) ## What scores cost beside torch.mm, the loss beside a linear layer, and how right they are
-	avh_bench
+	avh bench
 
 lint: $(READY)
 	ruff check avh_nb tests setup.py

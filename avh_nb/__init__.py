@@ -1,8 +1,17 @@
 __version__ = "0.1.0"
 
-from .angle import angles
-from .loss.angular import AngularLinear, AVHLoss
-from .measure.scores import Scores, avc, avh, score
-from .measure.model import score_batches, score_model
+from importlib import import_module
+
+_PAGES = {'angle': ['angles'], 'measure.scores': ['avh', 'avc', 'score', 'Scores'], 'measure.model': ['score_model', 'score_batches'],
+    'loss.angular': ['AngularLinear', 'AVHLoss']} # page -> what of it is found here
+_WHERE = {name: page for page,names in _PAGES.items() for name in names}
 
 __all__ = ['angles', 'avh', 'avc', 'score', 'score_model', 'score_batches', 'Scores', 'AngularLinear', 'AVHLoss']
+
+def __getattr__(name):
+    "Import a page when something of it is asked for: a command that only says its options does not wait for PyTorch"
+    if name not in _WHERE: raise AttributeError(f"module 'avh_nb' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f'avh_nb.{_WHERE[name]}'), name)
+    return found
+
+def __dir__(): return sorted({*globals(), *__all__})

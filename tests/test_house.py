@@ -6,7 +6,7 @@ import avh_nb
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT/'avh_nb'
-MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.stem not in ('__init__', '_modidx'))
+MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.stem not in ('__init__', '__main__', '_modidx'))
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 def name_of(path): return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)

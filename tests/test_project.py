@@ -6,10 +6,12 @@ from PIL import Image
 from avh_nb.paper.visda import VISDA
 from avh_nb.report.claims import STUDIES, claims, claims_table, print_claims, study
 from avh_nb.tool.api import definitions
+from avh_nb.tool.main import COMMANDS
 from avh_nb.tool.render import check_site, site_address
 from avh_nb.tool.site import readme
 
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
+AVH = sys.executable,'-m','avh_nb'
 IGNORE = shutil.ignore_patterns('.git', '.venv', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints', '*.egg-info', '.hypothesis')
 
 def run(*command, cwd=ROOT, **env):
@@ -46,7 +48,9 @@ def test_readme_names_commands_that_exist():
     targets = set(re.findall(r'\bmake (\w+)', text))
     assert targets>={'paper', 'test', 'lab'}
     for t in targets: assert re.search(rf'^{t}:', makefile, flags=re.M), t
-    for command in set(re.findall(r'`(avh_\w+)', text)): assert (BIN/command).exists() or command=='avh_nb', command
+    commands = {name.split()[0] for name in COMMANDS}
+    for command in set(re.findall(r'`avh (\w+)', text)): assert command in commands, command
+    assert not set(re.findall(r'`(avh_\w+)', text))-{'avh_nb'} and (BIN/'avh').exists()
     for link in re.findall(r'\]\((?!http)([^)#]+)\)', text): assert (ROOT/link).exists(), link
 
 def python_blocks(): return re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)
@@ -88,7 +92,7 @@ def test_committed_notebooks_are_small_and_executed():
 
 @pytest.mark.skipif(sys.version_info<(3, 11) and not shutil.which('quarto'), reason='no renderer')
 def test_the_site_builds_without_broken_links(copy):
-    done = run(BIN/'avh_site', 'docs', cwd=copy)
+    done = run(*AVH, *COMMANDS['site'].example.split()[1:], cwd=copy)
     assert done.returncode==0, done.stdout+done.stderr
     assert ' 0 broken' in done.stdout and 'Warning' not in done.stdout+done.stderr
     notebooks = [p for p in (copy/'nbs').rglob('*.ipynb')]
@@ -158,26 +162,26 @@ RECORDED = [s for s in STUDIES if study(s).grid and s not in ('visda', 'bench')]
 def test_the_registry_holds_every_study():
     recorded = {s for s in STUDIES if study(s).grid and s!='visda'} | {t.name for s in STUDIES for t in study(s).then}
     assert {p.stem for p in (ROOT/'results').glob('*.jsonl')}==recorded
-    shown = run(BIN/'avh_rebuild', '--help').stdout
+    shown = run(*AVH, 'rebuild', '--help').stdout
     for s in STUDIES: assert re.search(rf'\b{s}\b', shown), s
 
 def test_rebuild_of_benchmarks(tmp_path):
-    done = run(BIN/'avh_rebuild', 'bench', '--part', 'error', '--seeds', '1', '--dry', AVH_RESULTS=str(tmp_path))
+    done = run(*AVH, 'rebuild', 'bench', '--part', 'error', '--seeds', '1', '--dry', AVH_RESULTS=str(tmp_path))
     assert done.returncode==0 and done.stdout.strip()=='bench: 0 of 4 runs are recorded'
 
 @pytest.mark.parametrize('study', RECORDED)
 def test_rebuild_says_what_is_recorded(tmp_path, study):
-    done = run(BIN/'avh_rebuild', study, '--dry', AVH_DATA=str(tmp_path))
+    done = run(*AVH, 'rebuild', study, '--dry', AVH_DATA=str(tmp_path))
     recorded,of = re.search(rf'{study}: (\d+) of (\d+) runs are recorded', done.stdout).groups()
     assert done.returncode==0 and recorded==of
 
 def test_rebuild_without_data_says_in_one_line_what_is_missing(tmp_path):
-    done = run(BIN/'avh_rebuild', 'human', AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))
+    done = run(*AVH, 'rebuild', 'human', AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))
     assert done.returncode==1 and done.stderr.strip().count('\n')==0
-    assert 'human needs cifar10 and cifar10h' in done.stderr and 'avh_data cifar10 cifar10h' in done.stderr
+    assert 'human needs cifar10 and cifar10h' in done.stderr and 'avh data cifar10 cifar10h' in done.stderr
 
 def test_rebuild_of_one_pair_says_in_one_line_what_is_missing(tmp_path):
-    command = (BIN/'avh_rebuild', 'selftrain', '--pairs', 'photo:sketch', '--methods', 'cbst,cbst+avh', '--seeds', '1')
+    command = (*AVH, 'rebuild', 'selftrain', '--pairs', 'photo:sketch', '--methods', 'cbst,cbst+avh', '--seeds', '1')
     done = run(*command, AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path))
     assert done.returncode==1 and done.stderr.strip().count('\n')==0 and 'selftrain needs pacs below' in done.stderr
     done = run(*command, AVH_DATA=str(tmp_path)) # recorded
@@ -197,18 +201,18 @@ def test_visda_runs_from_one_command(tmp_path):
                 lines.append(f'{name}/{i}.jpg {k}')
         (folder/'image_list.txt').write_text('\n'.join(lines))
     env = dict(AVH_DATA=str(tmp_path), AVH_RESULTS=str(tmp_path/'results'), AVH_RUNS=str(tmp_path/'runs'), OMP_NUM_THREADS='1')
-    done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '1', '--methods', 'mrkld+lrent+avh', **env)
+    done = run(*AVH, 'rebuild', 'visda', '--part', 'tiny', '--seeds', '1', '--methods', 'mrkld+lrent+avh', **env)
     assert done.returncode==0, done.stderr
     records = [json.loads(l) for l in (tmp_path/'results'/'visda.jsonl').read_text().splitlines()]
     assert [r['config']['method'] for r in records]==['mrkld+lrent+avh']
     for r in records: assert r['metrics']['class_mean']==pytest.approx(np.mean([r['metrics'][f'of {k}'] for k in VISDA]))
     assert not [p for p in (tmp_path/'runs').rglob('*') if p.is_file()] # half a gigabyte a run
     (tmp_path/'visda'/'train'/'image_list.txt').unlink()
-    done = run(BIN/'avh_rebuild', 'visda', '--part', 'tiny', '--seeds', '2', **env)
+    done = run(*AVH, 'rebuild', 'visda', '--part', 'tiny', '--seeds', '2', **env)
     assert done.returncode==1 and 'visda needs visda below' in done.stderr
 
 def test_data_lists_what_is_there(tmp_path):
-    done = run(BIN/'avh_data', AVH_DATA=str(tmp_path))
+    done = run(*AVH, 'data', AVH_DATA=str(tmp_path))
     assert done.returncode==0 and done.stdout.count('missing')==5
 
 def test_the_least_versions_that_are_tried_are_those_of_the_settings():

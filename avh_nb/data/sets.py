@@ -65,7 +65,7 @@ def locate(
     path = data_folder()/file
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: set AVH_DATA to a folder that holds {file}, "
-            f"or run `avh_data {file.split('/')[0]}` to download it")
+            f"or run `avh data {file.split('/')[0]}` to download it")
     return path
 
 def available(

@@ -149,7 +149,7 @@ def alignments(folder=None)->list: # Of (config, metrics)
 def aligned(**wanted):
     "The metrics of the configuration with these entries, and no `images` unless asked for"
     found = [m for c,m in alignments() if all(c.get(k)==v for k,v in {'images': None, **wanted}.items())]
-    if len(found)!=1: raise LookupError(f"{len(found)} records of human_alignment fit {wanted}; run `avh_rebuild human`")
+    if len(found)!=1: raise LookupError(f"{len(found)} records of human_alignment fit {wanted}; run `avh rebuild human`")
     return found[0]
 
 def interval_of(

@@ -27,7 +27,7 @@ def missing():
     if available('cifar10', 'cifar10h'): return ''
     return '\n'.join([
         f'This needs CIFAR-10 and CIFAR-10H below `{data_folder()}`, where they are not.',
-        'Set `AVH_DATA` to a folder that holds them, or run `avh_data cifar10 cifar10h`; then run this cell again.'])
+        'Set `AVH_DATA` to a folder that holds them, or run `avh data cifar10 cifar10h`; then run this cell again.'])
 
 # %% ../../nbs/paper/gap.ipynb #c27cc3c7
 def easier(hardness):

@@ -118,7 +118,7 @@ def runs_of(method, pairs=PACS_PAIRS, **changed):
     "The records of a method on all pairs, with factors changed"
     settings = {'method': method, **(LITE if pairs[0] in PACS_PAIRS else SMALL), **FACTORS, 'weight': WEIGHT, **changed}
     key = tuple(settings[k] for k in SETTINGS)
-    if key not in _groups(): raise LookupError(f'selftrain: no record of {settings}; run `avh_rebuild selftrain`')
+    if key not in _groups(): raise LookupError(f'selftrain: no record of {settings}; run `avh rebuild selftrain`')
     return _groups()[key]
 
 def by_pair(method, pairs=PACS_PAIRS, metric='accuracy', **changed):

@@ -127,7 +127,7 @@ def recorded(
 )->list: # Of records, at least one
     "The records of a study, or of a part of it; `LookupError` where there are none"
     found = [r for r in read_records(study) if part in (None, *r['config']) and wanted.items()<=r['config'].items()]
-    if not found: raise LookupError(f'{study}: nothing is recorded; run `avh_rebuild {study}`')
+    if not found: raise LookupError(f'{study}: nothing is recorded; run `avh rebuild {study}`')
     return found
 
 # %% ../../nbs/report/records.ipynb #dfdd3ffa
@@ -142,7 +142,7 @@ def same_seeds(
     seeds = sorted(set.intersection(*map(set, of.values())))
     if len(seeds)<least:
         study = records[0]['study'] if records else 'study'
-        raise LookupError(f'{study}: fewer than {least} seeds are recorded for every {by}; run `avh_rebuild {study}`')
+        raise LookupError(f'{study}: fewer than {least} seeds are recorded for every {by}; run `avh rebuild {study}`')
     return {g: [of[g][s] for s in seeds] for g in groups}
 
 # %% ../../nbs/report/records.ipynb #9fdc076e

@@ -11,7 +11,7 @@ import base64, os, re, shutil, subprocess, sys, tempfile, time
 import nbformat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 from nbclient import NotebookClient
 from ..core import all_or_nothing
 from ..report.claims import claims, print_claims
@@ -88,7 +88,7 @@ def project_root()->Path:
     "The checkout that holds the current folder"
     for p in (Path.cwd(), *Path.cwd().parents):
         if (p/'settings.ini').exists() and (p/'nbs').exists(): return p
-    sys.exit('avh_site: run it in a checkout of avh_nb')
+    sys.exit('avh site: run it in a checkout of avh_nb')
 
 def notebooks_of(
     root, # The checkout
@@ -125,7 +125,6 @@ def build(
     return not (broken or remote)
 
 # %% ../../nbs/tool/site.ipynb #db3a4f16
-@call_parse
 def main(
     what: Param('paper, docs, notebooks or readme', str, choices=('paper', 'docs', 'notebooks', 'readme')),
 ):

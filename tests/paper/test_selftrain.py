@@ -94,7 +94,7 @@ def test_gain_by_hand(records):
     half = .1/np.sqrt(3)*4.302653 # seeds 0, 1, 2 add 0, 0.1, 0.2 points
     assert g['over_seeds'][1:]==pytest.approx((each.mean()-half, each.mean()+half), abs=1e-5)
     assert study.gain('lrent+avh')['over_pairs'][0]==pytest.approx(0)
-    with pytest.raises(LookupError, match='avh_rebuild selftrain'): study.by_pair('cbst', statistics='source')
+    with pytest.raises(LookupError, match='avh rebuild selftrain'): study.by_pair('cbst', statistics='source')
 
 def test_precision_by_hand(records):
     rows = [dict(config=c, seed=s, metrics={'accuracy': .5,

@@ -136,7 +136,7 @@ def test_any_text_is_shown_as_it_is(tmp_path):
 
 def test_without_data_the_page_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv('AVH_DATA', str(tmp_path))
-    for said in (gap.summary(), gap.explorer()): assert 'avh_data cifar10 cifar10h' in said and str(tmp_path) in said
+    for said in (gap.summary(), gap.explorer()): assert 'avh data cifar10 cifar10h' in said and str(tmp_path) in said
 
 def depth(table, people, networks):
     "How far an image lies in a corner: the lesser of its two claims"

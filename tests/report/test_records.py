@@ -19,7 +19,7 @@ def test_as_frame(golden):
 def test_the_record_over_most_seeds_is_taken(golden):
     assert families.aligned(arch=families.FAMILY_MEAN)['avh rho']==.3
     assert families.aligned(arch=families.FAMILY_MEAN)['seeds']==3
-    with pytest.raises(LookupError, match='0 records .*avh_rebuild human'): families.aligned(arch='lenet')
+    with pytest.raises(LookupError, match='0 records .*avh rebuild human'): families.aligned(arch='lenet')
 
 def test_claims_say_what_the_records_say(golden):
     follows,better,norm = human.claims()
