@@ -1,2 +1,0 @@
-import torch
-def duplicate_groups(x): return torch.arange(len(x))
