@@ -44,6 +44,11 @@ def _cast(name, column):
     except pa.ArrowInvalid as e: raise ValueError(f"table: column {name!r}: {e}") from e
     return column.fill_null(-1) if name=='label' else column
 
+def _alike(columns, table):
+    "Columns as a table, each with what the schema of another says of it, such as the layout of vectors"
+    said = {n: table.schema.field(n).metadata for n in columns if n in table.column_names}
+    return pa.table(list(columns.values()), schema=pa.schema([pa.field(n, c.type, metadata=said.get(n)) for n,c in columns.items()]))
+
 def check_ids(ids, what):
     "`ValueError` where an id is missing or there twice"
     if ids.null_count: raise ValueError(f"{what}: row {ids.is_null().to_numpy().argmax()} has no id")
@@ -58,7 +63,7 @@ def conform(
     if 'id' not in table.column_names: raise ValueError(f"table: no column 'id', only {', '.join(map(repr, table.column_names))}")
     if len(set(table.column_names))<len(table.column_names): raise ValueError(f"table: a column is there twice: {table.column_names}")
     order = [n for n in COLUMNS if n in table.column_names]+[n for n in table.column_names if n not in COLUMNS]
-    table = pa.table({n: _cast(n, table[n]) for n in order})
+    table = _alike({n: _cast(n, table[n]) for n in order}, table)
     check_ids(table['id'], 'table')
     return table
 
@@ -121,7 +126,7 @@ def aside(
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../../nbs/scale/parts.ipynb #f197f32d
+# %% ../../nbs/scale/parts.ipynb #91a4773a
 def write_part(
     path, # Of the part, as part_name has it
     table: pa.Table, # As conform has it
@@ -129,13 +134,13 @@ def write_part(
 ):
     "Write a part, whole or not at all; `OSError` where the disk is full"
     floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-    sorted_text = [n for n in ('id', 'path') if n in table.column_names]
-    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), **dict.fromkeys(sorted_text, 'DELTA_BYTE_ARRAY'),
-        **({'row': 'DELTA_BINARY_PACKED'} if 'row' in table.column_names else {})}
+    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), 'id': 'DELTA_BYTE_ARRAY', 'path': 'DELTA_BYTE_ARRAY', 'row': 'DELTA_BINARY_PACKED',
+        **{f.name: 'PLAIN' for f in table.schema if pa.types.is_fixed_size_binary(f.type)}}
+    coding = {n: c for n,c in coding.items() if n in table.column_names}
     about = dict(part._asdict(), schema=SCHEMA, rows=len(table)); del about['path']
     try:
         with aside(path) as temporary:
-            with pq.ParquetWriter(temporary, table.schema, compression='zstd', column_encoding=coding,
+            with pq.ParquetWriter(temporary, table.schema, compression='zstd', write_page_checksum=True, column_encoding=coding,
                 use_dictionary=[n for n in table.column_names if n not in coding]) as w:
                 w.write_table(table, row_group_size=131072)
                 w.add_key_value_metadata(dict(avh=json.dumps(about)))
@@ -143,7 +148,7 @@ def write_part(
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         raise OSError(e.errno, f"{path}: the disk is full. The parts before it are good: make room, and run again to go on") from e
 
-# %% ../../nbs/scale/parts.ipynb #7970c5b2
+# %% ../../nbs/scale/parts.ipynb #655382bd
 def complete(
     table: pa.Table, # With a column id
     columns=None, # Names of the columns wanted; None: all of COLUMNS, then those of the table's own
@@ -151,7 +156,7 @@ def complete(
     "A table with just these columns; those of COLUMNS that it lacks are null"
     if columns is None: columns = [*COLUMNS, *(n for n in table.column_names if n not in COLUMNS)]
     def column(n): return table[n] if n in table.column_names else pa.nulls(len(table), COLUMNS[n])
-    return pa.table({n: column(n) for n in columns})
+    return _alike({n: column(n) for n in columns}, table)
 
 def read_columns(
     part: Part, # As its footer says
@@ -159,7 +164,7 @@ def read_columns(
 )->pa.Table: # With id, and those of the others that the part has
     "The rows of a part, as they are stored; `ValueError` where it is damaged"
     try:
-        with pq.ParquetFile(part.path) as f:
+        with pq.ParquetFile(part.path, page_checksum_verification=True) as f:
             there = f.schema_arrow.names
             table = f.read(None if columns is None else [c for c in there if c=='id' or c in columns])
     except FileNotFoundError: raise

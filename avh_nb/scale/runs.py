@@ -78,7 +78,7 @@ def write_json(
     "Write a small file, whole or not at all; of several processes with `new`, one writes it"
     with aside(path, new) as temporary: temporary.write_text(json.dumps(content, indent=1)+'\n', encoding='utf-8')
 
-# %% ../../nbs/scale/runs.ipynb #340e457c
+# %% ../../nbs/scale/runs.ipynb #3a1bda9d
 def part_files(
     folder, # Of a run
 )->list: # Of paths
@@ -96,7 +96,7 @@ class StoreRun:
         self.root,self.model,self.checkpoint,self.seed = Path(root),model,checkpoint,int(seed)
         names = zip(('model', 'checkpoint', 'seed'), map(folder_name, (model, checkpoint, str(self.seed))))
         self.folder = self.root.joinpath(f'schema={SCHEMA}', *(f'{k}={v}' for k,v in names))
-        self._fingerprint = None
+        self.begun = None # With which fingerprint this process did
     def __repr__(self): return f"{self.model}, checkpoint {self.checkpoint}, seed {self.seed} in {self.root}"
 
     @property
@@ -110,9 +110,9 @@ class StoreRun:
     @property
     def fingerprint(self):
         "Of the ingredients; None where the run was not begun"
-        return self._fingerprint or (self.info or {}).get('fingerprint')
+        return (self.info or {}).get('fingerprint')
 
-# %% ../../nbs/scale/runs.ipynb #2237295a
+# %% ../../nbs/scale/runs.ipynb #fc724860
 @patch
 def begin(self: StoreRun,
     made_by: dict, # The ingredients that the scores depend on, of what JSON can hold
@@ -123,7 +123,8 @@ def begin(self: StoreRun,
     made_by,fingerprint = plain(made_by),fingerprint_of(made_by)
     def foreign(): return [p for p in part_files(self.folder) if not p.stem.endswith(fingerprint[:8])]
     content = dict(schema=SCHEMA, fingerprint=fingerprint, made_by=made_by, about=plain(about))
-    if overwrite and (foreign() or (self.info or content)['fingerprint']!=fingerprint):
+    other = (self.info or content)['fingerprint']!=fingerprint
+    if overwrite and (foreign() or other) or other and not part_files(self.folder): # nothing is lost where nothing was made
         for p in foreign(): p.unlink(missing_ok=True)
         write_json(self.folder/'_avh.json', content)
     else: write_json(self.folder/'_avh.json', content, new=True)
@@ -131,9 +132,9 @@ def begin(self: StoreRun,
     if info['fingerprint']!=fingerprint:
         what,old,new = first_difference(info['made_by'], made_by)
         raise ValueError(f"{self.root}/ was made with {what} {old}, this run has {new}; choose another --out or --overwrite")
-    self._fingerprint = fingerprint
+    self.begun = fingerprint
 
-# %% ../../nbs/scale/runs.ipynb #b4a47603
+# %% ../../nbs/scale/runs.ipynb #a31e7a09
 @patch
 def write(self: StoreRun,
     number: int, # Of the chunk, from 0
@@ -143,6 +144,7 @@ def write(self: StoreRun,
     "Write one chunk, whole or not at all; begin first"
     fingerprint = self.fingerprint
     if fingerprint is None: raise ValueError(f"{self.root}: this run was not begun; call begin with what it is made by")
+    if self.begun not in (None, fingerprint): raise ValueError(f"{self.root}: another process began this run with other ingredients")
     if not 0<=number<10**9: raise ValueError(f"number: expected from 0, got {number}")
     errors = [{k: str(e[k]) for k in ('id', 'path', 'reason')} for e in errors]
     path = self.folder/part_name(fingerprint, number)

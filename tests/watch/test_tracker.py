@@ -1,11 +1,11 @@
 "A trace belongs to one run: what is of another is refused, and what goes on is said to."
-import json
+import json, math
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from avh_nb.measure.model import score_model
 from avh_nb.watch.trace import RESERVED, epoch_name
-from avh_nb.watch.tracker import Tracker, read_trace, report, write_parquet
+from avh_nb.watch.tracker import Tracker, epoch_numbers, read_trace, report, trace_means, write_parquet
 
 def network(classes=3, seed=0):
     torch.manual_seed(seed)
@@ -267,3 +267,99 @@ def test_a_head_that_starts_at_zero_does_not_stop_a_training(where):
     assert tracker.trace().query('epoch==0').avh.isna().all()
     with pytest.warns(UserWarning, match='epoch 0: avh is not finite'): found = tracker.report()
     assert found['avh_plateau']==pytest.approx(report(tracker.trace().query('epoch>0'))['avh_plateau'])
+
+# Loggers
+
+def slow_numbers(frame, logged):
+    "The numbers of an epoch, one by one"
+    res = dict(logged)
+    for name in ('confidence', 'entropy', 'loss', 'el2n', 'margin', 'norm', 'angle', 'avh', 'avc', 'angular_gap'):
+        values = sorted(v for v in frame[name].tolist() if not math.isnan(v))
+        res[f'{name}/mean'] = math.fsum(values)/len(values)
+        for q in (5, 50, 95):
+            at = (len(values)-1)*q/100
+            low,part = int(at),at-int(at)
+            res[f'{name}/q{q:02d}'] = values[low]+(part*(values[low+1]-values[low]) if part else 0)
+    pairs = list(zip(frame.pred, frame.label, frame.avh))
+    res['accuracy'] = sum(p==y for p,y,_ in pairs)/len(pairs)
+    for c in {y for _,y,_ in pairs}:
+        of_class = [a for _,y,a in pairs if y==c]
+        res[f'avh/class {c}'] = sum(of_class)/len(of_class)
+    return res
+
+def test_a_logger_gets_the_numbers_of_each_epoch(where):
+    "By every way into the trace, after the epoch is kept, with the epoch as step"
+    told,model = [],network()
+    def log(numbers, step):
+        assert step in tracker.epochs()
+        told.append((step, numbers))
+    tracker = Tracker(batches(), log=log, **where)
+    tracker.track(model, epoch=0)
+    model.eval()
+    with tracker.listen(model, labels=samples()[1], train_loss=torch.tensor(2.5, requires_grad=True)), torch.no_grad():
+        for x,_ in batches(): model(x)
+    tracker.keep(score_model(model, batches(), progress=False).to_frame().assign(label=samples()[1].numpy()), 7, lr=.1)
+    assert [step for step,_ in told]==[0, 1, 7]
+    trace = tracker.trace()
+    for (epoch,numbers),logged in zip(told, ({}, dict(train_loss=2.5), dict(lr=.1))):
+        expected = slow_numbers(trace.query(f'epoch=={epoch}'), logged)
+        assert set(numbers)==set(expected)
+        for k,v in expected.items(): assert numbers[k]==pytest.approx(v, rel=1e-6), k
+        assert all(type(v) is float for v in numbers.values())
+        means = trace_means(trace).loc[epoch]
+        assert numbers['accuracy']==means.accuracy and numbers['avh/mean']==pytest.approx(means.avh)
+        json.dumps(numbers, allow_nan=False)
+
+def test_a_logger_that_fails_costs_nothing(where):
+    told = []
+    def log(numbers, step):
+        told.append(step)
+        if step!=2: raise OSError(f'server away at {step}')
+    tracker = Tracker(batches(), log=log, **where)
+    for epoch in (1, 2, 3):
+        if epoch==2: tracker.track(network(seed=epoch))
+        else:
+            with pytest.warns(UserWarning, match=f'log: OSError: server away at {epoch}; epoch {epoch} is in the trace'):
+                tracker.track(network(seed=epoch))
+    assert told==[1, 2, 3]==tracker.epochs() and len(tracker.trace())==24
+    def stop(numbers, step): raise KeyboardInterrupt
+    tracker.log = stop
+    with pytest.raises(KeyboardInterrupt): tracker.track(network())
+    assert tracker.epochs()==[1, 2, 3, 4]
+
+def test_what_is_not_kept_is_not_logged(where):
+    told = []
+    tracker = Tracker(batches(), log=lambda numbers, step: told.append(step), **where)
+    tracker.track(network(), 3)
+    for wrong in (lambda: tracker.track(network(), 2), lambda: tracker.track(network(), avh=1.), lambda: tracker.track(network(4))):
+        with pytest.raises(ValueError): wrong()
+    assert told==[3]
+
+def test_of_several_sets_the_name_stands_before_each_number(where):
+    told = []
+    tracker = Tracker(log=lambda numbers, step: told.append((step, set(numbers))), **where)
+    frame = score_model(network(), batches(), progress=False).to_frame()
+    for name in ('a', 'b'): tracker.of(name).keep(frame)
+    names = set(epoch_numbers(frame))
+    assert told==[(1, {f'{name}/{k}' for k in names}) for name in ('a', 'b')]
+
+class TakesItByPosition:
+    def __call__(self, numbers, step): self.said = step
+
+@pytest.mark.parametrize('log', [TakesItByPosition(), lambda numbers, **kwargs: None, {}.update])
+def test_a_logger_is_anything_that_takes_numbers_and_a_step(log): assert Tracker(log=log).log is log
+
+@pytest.mark.parametrize('log', [3, 'wandb', lambda numbers: None, lambda numbers, epoch: None, lambda numbers, step, more: None])
+def test_what_cannot_be_called_so_is_refused_at_once(log):
+    with pytest.raises(ValueError, match=r'^log: expected a function that is called as log.numbers, step=epoch., got'): Tracker(log=log)
+
+def test_classes_are_told_up_to_a_number():
+    frame = pd.DataFrame(dict(avh=np.linspace(0, 1, 101), pred=0, label=np.arange(101)))
+    assert not any('class' in k for k in epoch_numbers(frame)) and 'avh/class 100' in epoch_numbers(frame, classes=101)
+    assert epoch_numbers(frame.drop(columns=['label', 'pred']))=={k: v for k,v in epoch_numbers(frame).items() if '/' in k}
+
+def test_what_is_no_finite_number_is_left_out():
+    frame = pd.DataFrame(dict(avh=[np.nan]*3, loss=[1., np.inf, np.inf], norm=[1., np.nan, 3.], pred=-1, label=0))
+    numbers = epoch_numbers(frame, train_loss=math.nan)
+    assert not any('avh' in k for k in numbers) and 'train_loss' not in numbers and numbers['norm/mean']==2
+    assert set(numbers)=={'norm/mean', 'norm/q05', 'norm/q50', 'norm/q95', 'accuracy'}

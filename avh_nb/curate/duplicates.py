@@ -1,0 +1,2 @@
+import torch
+def duplicate_groups(x): return torch.arange(len(x))
