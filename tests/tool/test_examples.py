@@ -1,0 +1,90 @@
+"The line at the end of each command's --help does what it says: here with little data, and without a network."
+import os, shlex, sys
+from glob import glob
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
+from PIL import Image
+from avh_nb.data.sets import SOURCES
+from avh_nb.tool import bench
+from avh_nb.tool.main import COMMANDS, main
+
+def typed(name):
+    "Runs the example of a command in the current folder, as a shell would"
+    words = shlex.split(COMMANDS[name].example)
+    sys.argv = [w for word in words for w in (sorted(glob(word)) if '*' in word and ' ' not in word else [word])]
+    with pytest.raises(SystemExit) as e: main()
+    return e.value.code or 0
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "Photos of goldfish and of ostriches, embeddings, and files in the places of data sets"
+    place = tmp_path_factory.mktemp('place')
+    rng = np.random.default_rng(0)
+    for name in ('goldfish', 'ostrich'):
+        (place/'photos'/name).mkdir(parents=True)
+        for i in range(4): Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(place/'photos'/name/f'{i}.jpg')
+    (place/'embeddings').mkdir()
+    for i in range(2): pq.write_table(pa.table(dict(x=rng.normal(size=(9, 4)).tolist())), place/'embeddings'/f'{i}.parquet')
+    for source in (*SOURCES['cifar10'], *SOURCES['cifar10h']):
+        (place/'data'/source.file).parent.mkdir(parents=True, exist_ok=True); (place/'data'/source.file).touch()
+    return place
+
+@pytest.fixture
+def there(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv('AVH_DATA', str(place/'data')); monkeypatch.setenv('AVH_RESULTS', str(place/'results'))
+    monkeypatch.setattr(sys, 'argv', [])
+    return place
+
+@pytest.fixture
+def scored(there, capfd):
+    if not (there/'scores').exists(): assert typed('score')==0
+    capfd.readouterr()
+    return there
+
+def test_score(there, capfd):
+    assert typed('score')==0
+    out,err = capfd.readouterr()
+    assert 'The hardest of 8 images' in out and 'ostrich' in out and Image.open(there/'scores'/'hardest.png').load()
+    before = {p: p.read_bytes() for p in (there/'scores').rglob('part-*.parquet')}
+    assert typed('score')==0 and {p: p.read_bytes() for p in (there/'scores').rglob('part-*.parquet')}==before # nothing is done again
+
+def test_store_ls(scored, capfd):
+    assert typed('store ls')==0
+    heads,run,*_ = capfd.readouterr().out.splitlines()
+    assert run.split()[:4]==['lite/0', 'final', '0', '8']
+
+def test_store_check(scored, capfd):
+    assert typed('store check')==0, capfd.readouterr().out
+    assert capfd.readouterr().out=='1 run: all is well\n'
+
+def test_store_compact(scored, capfd):
+    assert typed('store compact')==0 and 'lite/0' in capfd.readouterr().out
+
+def test_store_sql(scored, capfd):
+    pytest.importorskip('duckdb')
+    assert typed('store sql')==0
+    heads,*rows = capfd.readouterr().out.splitlines()
+    avh = [float(r.split()[-1]) for r in rows]
+    assert heads.split()==['path', 'avh'] and len(rows)==8 and avh==sorted(avh, reverse=True)
+
+def test_convert(there, capfd):
+    assert typed('convert')==0 and capfd.readouterr().out=='2 files in fast/\n'
+    assert sorted(os.listdir(there/'fast'))==['0.parquet', '1.parquet']
+
+def test_rebuild(there, capfd):
+    assert typed('rebuild')==0 and capfd.readouterr().out.startswith('human: 0 of ')
+
+def test_data(there, capfd):
+    assert typed('data')==0 and capfd.readouterr().out.count(str(there))==3
+
+def test_bench(there, capfd, monkeypatch):
+    monkeypatch.setattr(bench, 'SHAPES', ((40, 8, 4), (40, 8, 4))); monkeypatch.setattr(bench, 'LOSS_SHAPES', ((8, 8, 4),))
+    compare = bench.compare
+    monkeypatch.setattr(bench, 'compare', lambda *args, **kwargs: compare(*args, **kwargs | dict(memory=False, rounds=1)))
+    monkeypatch.setattr(bench, 'print_errors', lambda device: None); monkeypatch.setattr(bench, 'print_tracker_cost', lambda: None)
+    assert typed('bench')==0 and 'engine on cpu' in capfd.readouterr().out
+
+def test_no_example_is_left_out():
+    "That of site is run where the site is checked"
+    here = {k.removeprefix('test_').replace('_', ' ') for k in globals() if k.startswith('test_')}
+    assert set(COMMANDS)-here=={'site'}
