@@ -15,22 +15,23 @@ from urllib.parse import quote, unquote
 from avh_nb.scale.parts import (PART, SCHEMA, Part, aside, check_columns, complete, conform, part_name, read_columns, read_footer,
     write_part)
 
-# %% ../../nbs/scale/runs.ipynb #de4279e0
+# %% ../../nbs/scale/runs.ipynb #d097a7ce
 def folder_name(
     text: str, # Such as 'timm/resnet50.a1_in1k'; anything but an empty string
 )->str: # What a file system takes, such as 'timm--resnet50.a1_in1k'
     "A name as part of a path"
     if not text: raise ValueError("name: expected at least one character")
-    text = re.sub(r'-(?=[-/])|(?<=[-/])-', '%2D', quote(text, safe='/-+,@', errors='surrogatepass')) # or a-/b would be a/-b
-    text = text.replace('/', '--')
-    if len(text)>200: raise ValueError(f"name: expected at most 200 bytes, got {len(text)} for {text[:60]}...")
-    return text
+    try: name = quote(text, safe='/-+,@')
+    except UnicodeEncodeError as e: raise ValueError(f"name: {text!r} is no text ({e.reason})") from e
+    name = re.sub(r'-(?=[-/])|(?<=[-/])-', '%2D', name).replace('/', '--') # or a-/b would be a/-b
+    if len(name)>200: raise ValueError(f"name: expected at most 200 bytes, got {len(name)} for {name[:60]}...")
+    return name
 
 def folder_text(
     name: str, # As it stands in the path
 )->str:
     "The name that became part of a path"
-    return unquote(name.replace('--', '/'), errors='surrogatepass')
+    return unquote(name.replace('--', '/'))
 
 # %% ../../nbs/scale/runs.ipynb #bb5ae772
 def plain(
