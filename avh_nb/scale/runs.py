@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['folder_name', 'folder_text', 'plain', 'fingerprint_of', 'first_difference', 'read_json', 'write_json', 'part_files',
-           'StoreRun', 'settled']
+           'StoreRun', 'settled', 'as_frame']
 
-# %% ../../nbs/scale/runs.ipynb #5cbeda26
+# %% ../../nbs/scale/runs.ipynb #867fb695
 import hashlib, json, re
 import pyarrow as pa
 from fastcore.basics import patch
 from pathlib import Path
 from urllib.parse import quote, unquote
-from avh_nb.scale.parts import (PART, SCHEMA, Part, aside, check_columns, complete, conform, part_name, read_columns, read_footer,
+from avh_nb.scale.parts import (PART, SCHEMA, TEXT, Part, aside, check_columns, complete, conform, part_name, read_columns, read_footer,
     write_part)
 
 # %% ../../nbs/scale/runs.ipynb #d097a7ce
@@ -185,7 +185,7 @@ def errors(self: StoreRun)->list:
     "A dict of id, path and reason for each image that could not be scored"
     return [e for p in self.parts() for e in p.errors]
 
-# %% ../../nbs/scale/runs.ipynb #6613fe49
+# %% ../../nbs/scale/runs.ipynb #8b1579e2
 @patch
 def table(self: StoreRun,
     columns=None, # Names of the columns wanted; None: all of COLUMNS, then one's own
@@ -200,3 +200,15 @@ def table(self: StoreRun,
     if columns is not None: check_columns(columns, tables)
     if not tables: tables = [pa.table(dict(id=pa.array([], pa.string())))]
     return complete(pa.concat_tables(tables, promote_options='permissive'), columns)
+
+def as_frame(table):
+    "A pandas DataFrame, with text as text: a Categorical would be grouped in the order in which names came"
+    names = [f.name for f in table.schema if f.type==TEXT]
+    return table.cast(pa.schema([(f.name, pa.string() if f.name in names else f.type) for f in table.schema])).to_pandas()
+
+@patch
+def frame(self: StoreRun,
+    columns=None, # As of table
+):
+    "The same as a pandas DataFrame"
+    return as_frame(self.table(columns))

@@ -66,7 +66,7 @@ def models_needed(
     if not reliability>0: return math.inf
     return max(1, math.ceil(target*(1-reliability)/(reliability*(1-target))-1e-9))
 
-# %% ../../nbs/stats/reliability.ipynb #3311c6ac
+# %% ../../nbs/stats/reliability.ipynb #730c50ed
 def _sums(ranks):
     "Of each image that some model has scored: 1, n, n², Σr, (Σr)²/n, Σr²; (N, 6)"
     n,total,squares = (~np.isnan(ranks)).sum(0),np.nansum(ranks, 0),np.nansum(ranks**2, 0)
@@ -77,13 +77,19 @@ def _icc(sums):
     "Share of the variance between images: one-way analysis of variance with n scores of an image"
     images,n,n2,total,between,squares = sums
     if n<=images or images<2: return np.nan # no image has two scores
-    between,within = (between-total**2/n)/(images-1),(squares-between)/(n-images)
-    size = (n-n2/n)/(images-1)
-    return float((between-within)/(between+(size-1)*within))
+    between,within,size = (between-total**2/n)/(images-1),(squares-between)/(n-images),(n-n2/n)/(images-1)
+    whole = between+(size-1)*within
+    return float((between-within)/whole) if abs(whole)>1e-12 else np.nan # all images are equally hard for all models
+
+def _correlation(a, b):
+    "0 where one of the two is constant, and knows nothing of the other"
+    a,b = a-a.mean(),b-b.mean()
+    norm = ((a@a)*(b@b))**.5
+    return a@b/norm if norm>1e-12 else 0.
 
 def _spread(values): return (len(values)-1)*np.var(values) # the jackknife's variance, of values with one left out each
 
-# %% ../../nbs/stats/reliability.ipynb #fb112d0d
+# %% ../../nbs/stats/reliability.ipynb #5b0d4e83
 class Reliability(NamedTuple):
     "How far the ranks of images are their own, and not those of one training"
     models: int # M
@@ -108,10 +114,10 @@ def split_half(
         order = rng.permutation(len(ranks))
         halves = order[:half],order[half:2*half]
         both = np.logical_and(*(known[h].any(0) for h in halves))
-        r.append(np.corrcoef(*(np.nanmean(ranks[h][:, both], 0) for h in halves))[0, 1])
-    return float(spearman_brown(np.mean(r), len(ranks)/half))
+        r.append(_correlation(*(np.nanmean(ranks[h][:, both], 0) for h in halves)) if both.sum()>1 else 0.)
+    return float(spearman_brown(max(0, np.mean(r)), len(ranks)/half)) # halves that disagree have nothing reliable
 
-# %% ../../nbs/stats/reliability.ipynb #14d6b45c
+# %% ../../nbs/stats/reliability.ipynb #f3a51b79
 def reliability(
     matrix, # (M, N): scores of the same N images by M models, M at least 2; NaN where there is none
     level: float=.95, # Of the intervals
@@ -121,7 +127,7 @@ def reliability(
     ranks = percentile_ranks(matrix)
     m,sums = len(ranks),_sums(ranks)
     icc = _icc(sums.sum(0))
-    if np.isnan(icc): raise ValueError(f"matrix: expected images that at least 2 models have scored, got none with {m} models")
+    if np.isnan(icc): raise ValueError(f"matrix: expected images that differ and have 2 scores or more, got none with {m} models")
     part = np.random.default_rng(seed).permutation(len(sums))%50
     parts = np.stack([np.bincount(part, weights=s) for s in sums.T], 1)
     images = _spread([_icc(parts.sum(0)-p) for p in parts])
