@@ -100,8 +100,9 @@ def open_parquet(
         try:
             file = pq.ParquetFile(path)
             schema,n = file.schema_arrow,file.metadata.num_rows
-            chosen = choose_columns(schema, *(columns or (image, label, id, group)), where=path) # a later file needs what the first has
-            columns = columns or chosen
+            chosen = choose_columns(schema, *(columns or (image, label, id, group)), where=path)
+            if columns not in (None, chosen): raise ValueError(f'label: {shown(path)} has a column label, and the files before it have none')
+            columns = chosen
             beside = f'{columns[0]}.path' if 'path' in _fields(schema.field(columns[0]).type) else None
             table = file.read([c for c in (*columns[1:], beside) if c])
         except (OSError, pa.ArrowException) as e: raise ValueError(f'{shown(path)}: not a whole Parquet file ({shown(e)})') from e
