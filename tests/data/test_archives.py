@@ -87,7 +87,7 @@ def test_folders_lists_and_patterns_of_files(tmp_path):
     assert len(open_images(f'{tmp_path}/d0/*.parquet'))==6==len(open_images([tmp_path/'d0'/'0.parquet', tmp_path/'d0'/'2.parquet']))
     parquet(tmp_path/'d1'/'x.parquet', [png()], extra=[1]); assert len(open_images(tmp_path/'d1'))==4
     parquet(tmp_path/'d1'/'a.parquet', [png()], label=[1])
-    refused('label: .*a.parquet has a column label, and the files before it have none', tmp_path/'d1')
+    refused('label: .*a.parquet has a column label, and those before it have none', tmp_path/'d1')
     parquet(tmp_path/'d1'/'1.parquet', [png()], label=[1])
     refused('label: .*x.parquet: expected one of image, extra, got label', tmp_path/'d1')
     for name in ('train-00000-of-00001', 'test-00000-of-00001'): parquet(tmp_path/'hub'/'data'/f'{name}.parquet', [png()])

@@ -4,7 +4,8 @@ import datasets, numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from avh_nb.data.folders import SPLITS, csv_rows, decode, expand, open_images, pick
+from avh_nb.data.folders import SPLITS, decode, expand, open_images, pick
+from avh_nb.data.tables import csv_rows
 
 def png(value=0, form='png'):
     b = io.BytesIO(); Image.new('RGB', (4, 4), (value, 0, 0)).save(b, form); return b.getvalue()
