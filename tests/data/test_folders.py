@@ -1,5 +1,6 @@
 "Folders and lists as people have them: everything that is an image is found once, in one order, and the rest is counted or refused."
 import csv, io, json, os, random, tarfile, tempfile
+from pathlib import Path
 import datasets, numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
@@ -140,6 +141,41 @@ def test_any_names_are_found_and_read(pairs):
                 csv.writer(f).writerows([['path']]+[[i] for i in column(s)])
             again = open_images(folder+'/list.csv')
             assert column(again)==column(s) and [again.read(i) for i in range(len(s))]==[s.read(i) for i in range(len(s))]
+
+def by_rglob(root):
+    "A slow way to the same, where there are no links"
+    suffixes,found = {'.png', '.jpg'},{}
+    for p in root.rglob('*'):
+        parts = p.relative_to(root).parts
+        if p.is_file() and p.suffix.lower() in suffixes and not any(a.startswith('.') for a in parts):
+            found['/'.join(parts)] = parts[0] if len(parts)>1 else None
+    return [(k, found[k]) for k in sorted(found, key=str.encode)]
+
+part = st.sampled_from(['a', 'B', 'a-b', '.h', 'é', '10', '9'])
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.tuples(st.lists(part, max_size=3).map(tuple), part, st.sampled_from(['.png', '.JPG', '.txt', ''])), max_size=12))
+def test_folders_as_a_slow_way_finds_them(files):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for parts,name,suffix in files: put(root, '/'.join((*parts, f'{name}_{suffix}')))
+        expected = by_rglob(root)
+        if not expected: refused('data: no image in', root)
+        else: assert list(zip(column(s := open_images(root)), column(s, 'label')))==expected
+
+def last_folder(root): return [(k, k.split('/')[-2] if '/' in k else None) for k,_ in by_rglob(root)]
+def one_level(root): return [(k, l) for k,l in by_rglob(root) if k.count('/')==1]
+def by_path(root): return [(str(p.relative_to(root)), p.relative_to(root).parts[0]) for p in sorted(root.rglob('*.png'))]
+def any_link(root):
+    return sorted((os.path.relpath(os.path.join(at, f), root), os.path.relpath(at, root).split('/')[0]) for at,_,fs in
+        os.walk(root, followlinks=True) for f in fs)
+
+@pytest.mark.parametrize('mutant', [last_folder, one_level, by_path, any_link])
+def test_other_ways_to_list_a_folder_fail(tmp_path, mutant):
+    put(tmp_path, 'a/1.png', 'a/x/2.png', 'a-b/3.JPG', 'c.png'); (tmp_path/'a'/'l').symlink_to(tmp_path/'a-b')
+    s = open_images(tmp_path)
+    assert list(zip(column(s), column(s, 'label')))==[('a-b/3.JPG', 'a-b'), ('a/1.png', 'a'), ('a/x/2.png', 'a'), ('c.png', None)]
+    assert mutant(tmp_path)!=list(zip(column(s), column(s, 'label')))
 
 # Lists
 
