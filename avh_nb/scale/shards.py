@@ -6,7 +6,7 @@
 __all__ = ['NARROW', 'WORKER', 'same_files', 'PartScorer', 'score_files', 'made_vectors', 'throughput', 'start_shard',
            'shard_speedup']
 
-# %% ../../nbs/scale/shards.ipynb #90795a5a
+# %% ../../nbs/scale/shards.ipynb #5b2eb21c
 import hashlib, os, statistics, subprocess, sys, time, warnings
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
@@ -18,12 +18,12 @@ from ..core import device_name, optional
 from ..engine.choice import which_engine
 from ..measure.head import Head
 from ..measure.scores import Scores, score
-from .blocks import ahead, pieces_of, score_piece
+from .blocks import pieces_of, score_piece, side_by_side
 from .embeddings import embedding_table, parquet_files, read_embeddings, write_embeddings
 from .parts import COLUMNS
 from .runs import StoreRun, read_json, write_json
 
-# %% ../../nbs/scale/shards.ipynb #3d8514b6
+# %% ../../nbs/scale/shards.ipynb #ebb6b597
 def same_files(
     path, # Of the list, a JSON file
     files: list, # Of (name, path), sorted
@@ -35,7 +35,7 @@ def same_files(
             "choose another folder (files may only be added where they sort after the others)")
     if len(now)>len(before): write_json(path, dict(files=now))
 
-# %% ../../nbs/scale/shards.ipynb #6b741d48
+# %% ../../nbs/scale/shards.ipynb #7e72d37f
 NARROW = 'pred', 'confidence', 'margin', 'entropy', 'norm', 'angle', 'avh', 'angular_gap' # scores that are kept
 
 def _digest(t): return None if t is None else hashlib.sha256(t.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
@@ -73,7 +73,7 @@ class PartScorer:
         done = self.run.done()
         return [k for k in range(i, len(self.files), n) if k not in done]
 
-# %% ../../nbs/scale/shards.ipynb #6597b493
+# %% ../../nbs/scale/shards.ipynb #262e90f6
 @patch
 def parts(self: PartScorer,
     numbers: list, # Of files, as of missing
@@ -83,21 +83,24 @@ def parts(self: PartScorer,
         for k in numbers:
             for piece in pieces_of(*self.files[k], self.head, **self.names): yield k,piece
             yield k,None
-    kept,invalid = [],0
-    for k,piece in ahead(read()):
-        if piece is not None:
-            x,y,ids = piece
-            s = score_piece(self.head, x, y, self.engine)
-            invalid += int((s.pred<0).sum())
-            kept.append(dict(id=ids, label=np.full(len(ids), -1) if y is None else y, **{n: getattr(s, n).numpy() for n in self.columns}))
+    def table(item):
+        k,piece = item
+        if piece is None: return k,None,0
+        x,y,ids = piece
+        s = score_piece(self.head, x, y, self.engine)
+        columns = dict(id=ids, label=np.full(len(ids), -1) if y is None else y, **{n: getattr(s, n).numpy() for n in self.columns})
+        return k,pa.table(columns),int((s.pred<0).sum())
+    none,kept,invalid = pa.table({n: pa.array([], COLUMNS[n]) for n in ('id', 'label', *self.columns)}),[],0
+    for k,t,bad in side_by_side(read(), table, torch.get_num_threads() if self.head.w.device.type=='cpu' else 1):
+        if t is not None:
+            kept.append(t); invalid += bad
             continue
-        empty = {n: pa.array([], COLUMNS[n]) for n in ('id', 'label', *self.columns)}
-        table = pa.concat_tables(map(pa.table, kept)) if kept else pa.table(empty)
-        self.run.write(k, table)
-        yield k,len(table),invalid
+        whole = pa.concat_tables(kept) if kept else none
+        self.run.write(k, whole)
+        yield k,len(whole),invalid
         kept,invalid = [],0
 
-# %% ../../nbs/scale/shards.ipynb #1ccf5630
+# %% ../../nbs/scale/shards.ipynb #80102145
 def score_files(
     files, # A folder of Parquet files, a file, or a list of files
     head: Head, # Of read_head, or of a model's last layer
@@ -119,7 +122,7 @@ def score_files(
         f"{scorer.files[invalid[0][0]][0]!r}; their scores are NaN", stacklevel=2)
     return rows
 
-# %% ../../nbs/scale/shards.ipynb #d8763bb0
+# %% ../../nbs/scale/shards.ipynb #d5be609f
 def made_vectors(
     folder, # For vectors/*.parquet and head.safetensors
     rows: int, dim: int, classes: int, # N, D, C
@@ -161,7 +164,7 @@ def throughput(
     return dict(lists_mb_s=few.nbytes/1e6/t['lists'], bytes_mb_s=few.nbytes/1e6/t['bytes'], layout_ratio=t['lists']/t['bytes'],
         memory_rows_s=rows/t['memory'], disk_rows_s=rows/t['disk'], disk_share=t['memory']/t['disk'], score_bytes=size/rows)
 
-# %% ../../nbs/scale/shards.ipynb #2bdf1f8d
+# %% ../../nbs/scale/shards.ipynb #bf02b298
 WORKER = '''import sys, torch
 from avh_nb.scale.blocks import read_head
 from avh_nb.scale.shards import score_files
