@@ -124,12 +124,12 @@ class NumbaEngine(Engine):
         n,whole,doubtful = len(x),None,x.new_zeros(len(x), dtype=torch.bool)
         labels = np.zeros(n, np.int64) if y is None else y.numpy()
         for first,blocks in _blocks(x.detach(), labels, self.w, self.norm, self.multiply):
-            numbers,classes,norm,unsure = np.empty((8, n)),np.empty((2, n), np.int64),np.empty(n, np.float32),np.empty(n, np.bool_)
+            numbers,classes,norm,unsure = np.empty((10, n)),np.empty((3, n), np.int64),np.empty(n, np.float32),np.empty(n, np.bool_)
             head = self.bias[first:first+WIDTH],self.scale,y is not None
             for start,block,held in blocks: tally(*block, *head, held, first, start, numbers, classes, norm, unsure)
-            (angle,logit,total,largest,*sums),(held,which) = map(torch.from_numpy, numbers),map(torch.from_numpy, classes)
+            (angle,logit,total,largest,apart,second,*sums),(held,which,after) = (map(torch.from_numpy, v) for v in (numbers, classes))
             # The class held out was found in float32, and its exact logit must not fall behind another by rounding
             if y is None: logit = torch.maximum(logit, torch.nextafter(largest, largest.new_tensor(torch.inf)))
-            part = Tally(held, angle, logit, total, largest, which, *sums)
+            part = Tally(held, angle, logit, total, largest, which, apart, second, after, *sums)
             whole,doubtful = part if whole is None else whole+part,doubtful | torch.from_numpy(unsure)
         return whole,torch.from_numpy(norm),doubtful

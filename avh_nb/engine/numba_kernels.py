@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['float32', 'int32', 'ZERO', 'ONE', 'PI', 'P', 'QUICK', 'SAMPLES', 'TILE', 'INVERSE', 'HELD', 'OWN', 'STEEPS',
-           'EXTREME', 'PART', 'PART2', 'PART3', 'LARGEST', 'WHICH', 'FIRST', 'SECOND', 'NEAR', 'NONE', 'OUTSIDE', 'LOW',
-           'HIGH', 'compiled', 'arccos', 'exp', 'norms', 'angle_sums', 'tally']
+           'EXTREME', 'PART', 'PART2', 'PART3', 'LARGEST', 'NEXT', 'WHICH', 'AFTER', 'FIRST', 'SECOND', 'NEAR', 'NONE',
+           'OUTSIDE', 'LOW', 'HIGH', 'compiled', 'arccos', 'exp', 'norms', 'angle_sums', 'tally']
 
 # %% ../../nbs/engine/numba_kernels.ipynb #31ee01a8
 import hashlib, math, pkgutil
@@ -81,7 +81,7 @@ def norms(x):
 # %% ../../nbs/engine/numba_kernels.ipynb #1f473588
 SAMPLES,TILE = 256,32 # at a time: samples, and classes of a float32 sum
 # where each stands
-INVERSE,HELD,OWN,STEEPS,EXTREME,PART,PART2,PART3,LARGEST,WHICH,FIRST,SECOND,NEAR = range(0, 13*SAMPLES, SAMPLES)
+INVERSE,HELD,OWN,STEEPS,EXTREME,PART,PART2,PART3,LARGEST,NEXT,WHICH,AFTER,FIRST,SECOND,NEAR = range(0, 15*SAMPLES, SAMPLES)
 NONE,OUTSIDE = float32(-3e38),float32(-2) # below any logit; below any cosine
 LOW,HIGH = map(float32, SAFE[torch.float32])
 _STEEP,_CLOSE,_DELTA,_TOLERANCE = map(float32, (STEEP, CLOSE, DELTA, TOLERANCE))
@@ -156,8 +156,8 @@ def _hold_largest(dot, at, n, w_norm, bias, angular, s, held):
 def tally(few, dot, x, w, w_norm, bias, scale, labelled, held, first, first_sample, numbers, classes, norms, doubtful):
     """Of such products, which are overwritten: what a tally says of each sample, written from place `first_sample` of `numbers`
     and `classes`, and the norm and who is doubtful"""
-    angle,logit,total,largest,rest,squared,weighted,nearest = numbers
-    s = np.empty(13*SAMPLES, np.float32)
+    angle,logit,total,largest,apart,second,rest,squared,weighted,nearest = numbers # apart: the angle to the class of the largest
+    s = np.empty(15*SAMPLES, np.float32)
     for start in range(0, len(x), SAMPLES):
         n,to = min(SAMPLES, len(x)-start),first_sample+start
         at = 0 if few else start
@@ -186,13 +186,13 @@ def tally(few, dot, x, w, w_norm, bias, scale, labelled, held, first, first_samp
                     s[EXTREME+i] = max(s[EXTREME+i], abs(t))
                     z = row[i]+b if scale==ZERO else scale*(PI-a)
                     z = NONE if mine else z
-                    row[i] = z
-                    s[WHICH+i] = k if z>s[LARGEST+i] else s[WHICH+i]
-                    s[LARGEST+i] = max(s[LARGEST+i], z)
+                    row[i],top = z,z>s[LARGEST+i]
+                    s[AFTER+i] = s[WHICH+i] if top else k if z>s[NEXT+i] else s[AFTER+i]
+                    s[NEXT+i] = max(s[NEXT+i], min(s[LARGEST+i], z))
+                    s[WHICH+i],s[LARGEST+i] = k if top else s[WHICH+i],max(s[LARGEST+i], z)
                     t = OUTSIDE if mine else t
                     s[NEAR+i] = k if t>s[FIRST+i] else s[NEAR+i]
-                    s[SECOND+i] = max(s[SECOND+i], min(s[FIRST+i], t))
-                    s[FIRST+i] = max(s[FIRST+i], t)
+                    s[SECOND+i],s[FIRST+i] = max(s[SECOND+i], min(s[FIRST+i], t)),max(s[FIRST+i], t)
             for i in range(n): total[to+i] += s[PART+i]
         for c0 in range(0, len(dot), TILE):
             s[PART:LARGEST] = ZERO
@@ -204,9 +204,9 @@ def tally(few, dot, x, w, w_norm, bias, scale, labelled, held, first, first_samp
                     s[PART+i] += e; s[PART2+i] += e*e; s[PART3+i] += e*d
             for i in range(n): rest[to+i] += s[PART+i]; squared[to+i] += s[PART2+i]; weighted[to+i] += s[PART3+i]
         for i in range(n):
-            which,near = int32(s[WHICH+i]),int32(s[NEAR+i])
+            which,after,near = int32(s[WHICH+i]),int32(s[AFTER+i]),int32(s[NEAR+i])
             largest[to+i],classes[1, to+i] = (s[LARGEST+i],first+which) if which>=0 else (-np.inf,-1)
-            nearest[to+i] = np.inf
-            if near>=0: nearest[to+i] = _angle(x[start+i], w[near])
-            tied = s[FIRST+i]>_CLOSE and s[FIRST+i]-s[SECOND+i]<TIE
-            doubtful[to+i] |= tied or _spoilt(s, i, total[to+i])
+            second[to+i],classes[2, to+i] = (s[NEXT+i],first+after) if after>=0 else (-np.inf,-1)
+            nearest[to+i] = _angle(x[start+i], w[near]) if near>=0 else np.inf
+            apart[to+i] = np.nan if which<0 else nearest[to+i] if which==near else _angle(x[start+i], w[which])
+            doubtful[to+i] |= (s[FIRST+i]>_CLOSE and s[FIRST+i]-s[SECOND+i]<TIE) or _spoilt(s, i, total[to+i])

@@ -24,12 +24,9 @@ def _arccos(t):
     "arccos of float32 cosines, also of those that rounding left just outside -1 to 1"
     a = tl.abs(t)
     a = tl.where(a>1, 1., a)
-    p = a*_P7+_P6
-    p = p*a+_P5
-    p = p*a+_P4
-    p = p*a+_P3
-    p = p*a+_P2
-    p = p*a+_P1
+    p = (a*_P7+_P6)*a+_P5
+    p = (p*a+_P4)*a+_P3
+    p = (p*a+_P2)*a+_P1
     p = (p*a+_P0)*tl.sqrt(1-a)
     return tl.where(t<0, -p+_PI, p)
 
@@ -46,7 +43,7 @@ _STEEP,_TOLERANCE,_CLOSE,_TIE = map(tl.constexpr, (STEEP, TOLERANCE, CLOSE, TIE/
 @triton.jit(do_not_specialize=['n_rows', 'n_classes']) # else compiled again where they are a multiple of 16 or 1
 def _others(
     x, w, x_norm, w_norm, bias, scale, n_rows, n_classes, n_dims, held,
-    total, doubtful, largest, largest_class, rest, rest_squared, weighted, nearest_class,
+    total, doubtful, largest, largest_class, second_largest, second_class, rest, rest_squared, weighted, nearest_class,
     FIND: tl.constexpr, FULL: tl.constexpr, TYPE: tl.constexpr, PRECISION: tl.constexpr, DELTA: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, DIMS: tl.constexpr,
 ):
@@ -58,7 +55,7 @@ def _others(
     m,best = tl.full([ROWS], _LOWEST, tl.float32),none+1 if FIND else none
     if not FIND:
         own = tl.load(held+row, mask=real, other=-1).to(tl.int32)
-        angle_sum,n_near,steepest = tl.zeros([ROWS], tl.float64),none+1,tl.zeros([ROWS], tl.float32)
+        angle_sum,n_near,steepest,m2,best2 = tl.zeros([ROWS], tl.float64),none+1,tl.zeros([ROWS], tl.float32),m,none
         first,second,nearest = tl.full([ROWS], -2, tl.float32),tl.full([ROWS], -2, tl.float32),none
         e_sum,e2_sum,eg_sum = tl.zeros([ROWS], tl.float64),tl.zeros([ROWS], tl.float64),tl.zeros([ROWS], tl.float64)
 
@@ -85,14 +82,17 @@ def _others(
             n_near += tl.sum((size>_STEEP).to(tl.int32), 1)
             steepest = tl.maximum(steepest, tl.max(size, 1))
         if FIND or FULL:
-            if scale is None: z = dot
-            else: z = scale*(-angle+_PI)
+            z = dot if scale is None else scale*(-angle+_PI)
             if bias is not None: z += tl.load(bias+column, mask=exists, other=0.)[None, :]
             z = tl.where(other, z, float('-inf'))
             top,where = _largest(z, column)
-            new,m_old = top>m,m
+            new,m_old,best_old = top>m,m,best
             best,m = tl.where(new, where, best),tl.maximum(m, top)
         if FULL:
+            # The second largest, m2, is what the largest was, or the former second; or one of this tile, which comes after both
+            top2,where2 = _largest(tl.where(column[None, :]==where[:, None], float('-inf'), z), column)
+            m2,best2,late = tl.where(new, m_old, m2),tl.where(new, best_old, best2),tl.where(new, top2, top)
+            best2,m2 = tl.where(late>m2, tl.where(new, where2, where), best2),tl.maximum(m2, late)
             step,joins = m_old.to(tl.float64)-m.to(tl.float64),new.to(tl.float64)
             shrink,gap = tl.exp(step),tl.maximum(z-m[:, None], -1000.) # e^-1000 is 0, and 0 times -1000 too
             e = tl.where(column[None, :]==best[:, None], 0., tl.exp(gap))
@@ -112,13 +112,11 @@ def _others(
         if FULL:
             doubt |= (first>_CLOSE) & (first-second<_TIE*DELTA)
             tl.store(largest+row, tl.where(best<0, float('-inf'), m), mask=real)
-            tl.store(largest_class+row, best.to(tl.int64), mask=real)
-            tl.store(rest+row, e_sum.to(tl.float32), mask=real)
-            tl.store(rest_squared+row, e2_sum.to(tl.float32), mask=real)
-            tl.store(weighted+row, eg_sum.to(tl.float32), mask=real)
-            tl.store(nearest_class+row, nearest.to(tl.int64), mask=real)
-        tl.store(total+row, angle_sum, mask=real)
-        tl.store(doubtful+row, doubt, mask=real)
+            tl.store(second_largest+row, tl.where(best2<0, float('-inf'), m2), mask=real)
+            tl.store(largest_class+row, best.to(tl.int64), mask=real); tl.store(second_class+row, best2.to(tl.int64), mask=real)
+            tl.store(rest+row, e_sum.to(tl.float32), mask=real); tl.store(rest_squared+row, e2_sum.to(tl.float32), mask=real)
+            tl.store(weighted+row, eg_sum.to(tl.float32), mask=real); tl.store(nearest_class+row, nearest.to(tl.int64), mask=real)
+        tl.store(total+row, angle_sum, mask=real); tl.store(doubtful+row, doubt, mask=real)
 
 # %% ../../nbs/engine/triton_engine.ipynb #8c12030d
 # How `tl.dot` multiplies; the error of a cosine, 0 where no row can be called certain; and the tile, as in `others`
@@ -128,8 +126,8 @@ METHODS = dict(
     fast=('tf32', 0., (128, 64, 32, 8, 3)),
     half=('ieee', DELTA, (128, 64, 64, 8, 3)))
 KINDS = dict( # of what `others` tells
-    total=torch.float64, doubtful=torch.bool, largest=torch.float32, largest_class=torch.int64, rest=torch.float32,
-    rest_squared=torch.float32, weighted=torch.float32, nearest_class=torch.int64)
+    total=torch.float64, doubtful=torch.bool, largest=torch.float32, largest_class=torch.int64, second=torch.float32,
+    second_class=torch.int64, rest=torch.float32, rest_squared=torch.float32, weighted=torch.float32, nearest_class=torch.int64)
 
 @torch.no_grad()
 def others(
@@ -145,7 +143,7 @@ def others(
     *,
     tile: tuple=None, # Rows, classes, dimensions of a tile (powers of 2), its warps, tiles loaded at a time; None: as in METHODS
 )->dict: # (N,) tensors on the device of `x`
-    """Over all classes of each row but the one `held`: `total` of the angles, and whether it is `doubtful`; `largest` logit and its class;
+    """Over all classes of each row but the one `held`: `total` of angles, is it `doubtful`; `largest` and `second` logit, their classes;
     `rest`, `rest_squared` and `weighted`, sums of e^g, e^2g and g e^g for g a logit less the largest, but that; and `nearest_class`"""
     n,half = len(x),x.dtype==w.dtype!=torch.float32
     method,delta,usual = METHODS['half' if half else precision]
@@ -198,15 +196,17 @@ class TritonEngine(Engine):
 
     def tally(self, x, y=None):
         "`Tally` in float64; norms of the features; who is doubtful"
-        x = x.detach()
-        norm,res,angle,doubtful = self._others(x, y, True)
+        norm,res,angle,doubtful = self._others(x := x.detach(), y, True)
         held,near,largest = res['held'],res['nearest_class'],res['largest'].double()
         logit = self._logit(x, held, angle)
         if y is None: logit = torch.maximum(logit, torch.nextafter(largest, largest.new_tensor(torch.inf)))
-        nearest = pairs_in_float64(angle_between, x, self.w, near).masked_fill_(near<0, torch.inf)
-        sums = (res[k].double() for k in ('rest', 'rest_squared', 'weighted'))
-        return Tally(held, angle, logit, res['total'], largest, res['largest_class'], *sums, nearest),norm,doubtful
+        apart = pairs_in_float64(angle_between, x, self.w, near) # the angle to the class of the largest, which mostly is the nearest
+        nearest,which = apart.masked_fill(near<0, torch.inf),res['largest_class']
+        odd = (which!=near).nonzero()[:, 0]
+        if len(odd): apart[odd] = pairs_in_float64(angle_between, x[odd], self.w, which[odd])
+        second,*sums = (res[k].double() for k in ('second', 'rest', 'rest_squared', 'weighted'))
+        return Tally(held, angle, logit, res['total'], largest, which, apart, second, res['second_class'], *sums, nearest),norm,doubtful
 
 class FastTritonEngine(TritonEngine):
-    "The same with products in TF32: cosines to 10⁻³; the angles of the class held out and of the one found nearest are exact"
+    "The same with products in TF32: cosines to 10⁻³; the angles to single classes, as that of the label, are exact"
     precision = 'fast'

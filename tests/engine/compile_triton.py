@@ -8,8 +8,8 @@ from triton import knobs
 from avh_nb.engine import triton_engine as engine, triton_loss as loss
 
 POINTERS = dict(x=None, w=None, x_norm='*fp32', w_norm='*fp32', bias='*fp32', held='*i64', total='*fp64', doubtful='*u1', largest='*fp32',
-    largest_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32', nearest_class='*i64', dot='*fp32', out='*fp32',
-    offset='*fp32', parts='*fp32')
+    largest_class='*i64', second_largest='*fp32', second_class='*i64', rest='*fp32', rest_squared='*fp32', weighted='*fp32',
+    nearest_class='*i64', dot='*fp32', out='*fp32', offset='*fp32', parts='*fp32')
 
 def build(fn, values, constexprs, arch, warps, stages, divisible=True):
     """Compile `fn`; `values` gives the type of each argument (None: left out)
@@ -44,7 +44,8 @@ def others_kernel(types, precision, mode, head, arch, setting=None, divisible=Tr
     tx,tw = (types.split()*2)[:2]
     values = POINTERS | dict(x='*'+tx, w='*'+tw, n_rows='i32', n_classes='i32', n_dims='i32', scale='fp32' if head=='scale' else None)
     if head!='bias': values['bias'] = None
-    if mode!='full': values |= dict.fromkeys(('largest', 'largest_class', 'rest', 'rest_squared', 'weighted', 'nearest_class'))
+    if mode!='full': values |= dict.fromkeys(('largest', 'largest_class', 'second_largest', 'second_class', 'rest', 'rest_squared',
+        'weighted', 'nearest_class'))
     kind = {'fp32': tl.float32, 'fp16': tl.float16, 'bf16': tl.bfloat16}[tx if tx==tw else 'fp32']
     constants = dict(FIND=mode=='find', FULL=mode=='full', TYPE=kind, PRECISION=method, DELTA=delta, ROWS=tile[0], CLASSES=tile[1],
         DIMS=tile[2])

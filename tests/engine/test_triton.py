@@ -6,6 +6,7 @@ import avh_nb as av
 from avh_nb.angle import angle_between, pairs_in_float64
 from avh_nb.engine import reference as torch_engines
 from avh_nb.engine.reference import TorchEngine, TorchLoss
+from avh_nb.engine.tally import CLASSES
 from avh_nb.loss.angular import avh_loss
 from avh_nb.measure.scores import scores_of
 from avh_nb.engine.choice import which_engine
@@ -69,11 +70,15 @@ def reference(x, w, y, bias=None, scale=None):
             g = z[other]-m
             g = g[torch.arange(len(g))!=g.argmax()] # without the largest itself
             near = cos.where(other, torch.tensor(-9., dtype=torch.float64))
-            row |= dict(largest=m.item(), largest_class=z.where(other, torch.tensor(-torch.inf, dtype=torch.float64)).argmax().item(),
+            left = z.where(other, torch.tensor(-torch.inf, dtype=torch.float64))
+            after = left.index_fill(0, left.argmax(), -torch.inf)
+            row |= dict(largest=m.item(), largest_class=left.argmax().item(), second=after.max().item(),
+                second_class=after.argmax().item() if after.max()>-torch.inf else -1,
                 rest=g.exp().sum().item(),
                 rest_squared=(2*g).exp().sum().item(), weighted=(g*g.exp()).where(g>-700, torch.zeros(())).sum().item(),
                 nearest_class=near.argmax().item())
-        else: row |= dict(largest=-torch.inf, largest_class=-1, rest=0., rest_squared=0., weighted=0., nearest_class=-1)
+        else: row |= dict(largest=-torch.inf, largest_class=-1, second=-torch.inf, second_class=-1, rest=0., rest_squared=0., weighted=0.,
+            nearest_class=-1)
         rows.append(row)
     return rows
 
@@ -98,14 +103,19 @@ def check(x, w, y, bias=None, scale=None, label='', rows=None, delta=EPS, engine
         else: assert got['total']==0
         if 'largest' not in res: continue
         if not row['other'].any():
-            assert (got['largest'], got['largest_class'], got['rest'], got['rest_squared'], got['weighted'], got['nearest_class'],
-                got['doubtful'])==(-torch.inf, -1, 0, 0, 0, -1, False)
+            assert (got['largest'], got['largest_class'], got['second'], got['second_class'], got['rest'], got['rest_squared'],
+                got['weighted'], got['nearest_class'], got['doubtful'])==(-torch.inf, -1, -torch.inf, -1, 0, 0, 0, -1, False)
             continue
         assert row['other'][got['largest_class']] and row['other'][got['nearest_class']]
         assert row['z'][got['largest_class']]>=row['largest']-2*unit
         assert row['cos'][got['nearest_class']]>=row['cos'][row['other']].max()-1e-6
         assert seen(label+'largest/unit', abs(got['largest']-row['largest'])/unit)<1
         if got['largest_class']!=row['largest_class']: continue
+        if row['second_class']<0: assert (got['second'], got['second_class'])==(-torch.inf, -1)
+        else:
+            assert row['other'][got['second_class']] and got['second_class']!=got['largest_class']
+            assert row['z'][got['second_class']]>=row['second']-2*unit
+            assert seen(label+'second/unit', abs(got['second']-row['second'])/unit)<1
         for name in ('rest', 'rest_squared'):
             assert seen(label+name+'/unit', abs(got[name]-row[name])/(unit+1e-6)/(row[name]+1e-36))<4, (i, name, got, row[name])
         assert abs(got['weighted']-row['weighted'])<4*(unit+1e-6)*(row['rest']-row['weighted']+1e-36), (i, got['weighted'], row['weighted'])
@@ -137,7 +147,7 @@ def test_no_rows():
     res = engine.others(x, w, y, *norms(x, w))
     assert all(t.shape==(0,) for t in res.values())
     assert [t.dtype for t in res.values()]==[torch.int64, torch.float64, torch.bool, torch.float32, torch.int64, torch.float32,
-        torch.float32, torch.float32, torch.int64]
+        torch.int64, torch.float32, torch.float32, torch.float32, torch.int64]
 
 def test_labels_elsewhere():
     x,w,y = data(20, 40, 9)
@@ -194,7 +204,8 @@ def test_rows_without_direction(bad):
             res = engine.others(spoilt, w, labels, *norms(spoilt, w), scale=scale, tile=TILE)
             keep = torch.arange(20, device=DEVICE)!=5
             assert all(torch.equal(good[k][keep], res[k][keep]) for k in good)
-            assert 0<=res['held'][5]<40 and res['total'][5].isnan() and -1<=res['largest_class'][5]<40 and -1<=res['nearest_class'][5]<40
+            assert 0<=res['held'][5]<40 and res['total'][5].isnan()
+            for k in ('largest_class', 'second_class', 'nearest_class'): assert -1<=res[k][5]<40
 
 def test_large_logits():
     x,w,y = data(20, 70, 12, factor=30.)
@@ -225,19 +236,30 @@ def test_classes_ruled_out():
     res,some = engine.others(x, w, y, *norms(x, w), bias=bias, tile=TILE),torch.cat([w[:20], w[60:]])
     less,all_ = engine.others(x, some, y, *norms(x, some), tile=TILE),engine.others(x, w, y, *norms(x, w), tile=TILE)
     assert torch.equal(res['total'], all_['total'])
-    for k in ('rest', 'rest_squared', 'weighted', 'largest'): torch.testing.assert_close(res[k], less[k], rtol=1e-6, atol=1e-6)
+    for k in ('rest', 'rest_squared', 'weighted', 'largest', 'second'): torch.testing.assert_close(res[k], less[k], rtol=1e-6, atol=1e-6)
     bias[:] = -torch.inf
     res = engine.others(x, w, y, *norms(x, w), bias=bias, tile=TILE)
     assert res['largest'].eq(-torch.inf).all() and res['largest_class'].eq(-1).all() and res['rest'].eq(0).all()
+    assert res['second'].eq(-torch.inf).all() and res['second_class'].eq(-1).all()
+    bias[[7, 65]] = 0 # two are left, one for those that have the other held out
+    res = engine.others(x, w, torch.full_like(y, 65), *norms(x, w), bias=bias, tile=TILE)
+    assert res['largest_class'].eq(7).all() and res['second_class'].eq(-1).all()
+    res = engine.others(x, w, torch.full_like(y, 30), *norms(x, w), bias=bias, tile=TILE)
+    assert (res['largest_class']+res['second_class']).eq(72).all()
 
-def test_ties():
-    "The first of equals, within a tile and across tiles; and two that are equally near are in doubt"
+def equal_logits(engine):
+    "The first of equals, within a tile and across tiles"
     x,w,_ = data(20, 64, 12)
-    w[40] = w[3]; w[41] = w[3]; w[9] = w[3]; x = inside(w[3].repeat(20, 1)+.3*x)
+    w[[9, 20, 40, 41]] = w[3].clone(); x = inside(w[3].repeat(20, 1)+.3*x)
     res = engine.others(x, w, None, *norms(x, w), tile=TILE)
     assert res['held'].eq(3).all() and res['largest_class'].eq(9).all() and res['nearest_class'].eq(9).all() and res['doubtful'].all()
+    assert res['second_class'].eq(20).all()
     res = engine.others(x, w, torch.full((20,), 9, device=DEVICE), *norms(x, w), tile=TILE)
-    assert res['largest_class'].eq(3).all() and res['nearest_class'].eq(3).all()
+    assert res['largest_class'].eq(3).all() and res['nearest_class'].eq(3).all() and res['second_class'].eq(20).all()
+
+def test_ties():
+    "And two that are equally near are in doubt"
+    equal_logits(engine)
     for first,second in ((5, 6), (5, 40), (40, 5)): assert equally_near(engine, first, second)
 
 def equally_near(engine, first, second):
@@ -418,7 +440,8 @@ def tally_check(engine, x, w, y=None, bias=None, scale=None, sums=1e-6, softmax=
         assert a.dtype==b.dtype and a.shape==b.shape and a.device==x.device
         a,b = a[sure],b[sure]
         if a.dtype==torch.int64: assert torch.equal(a, b), name
-        elif name in ('angle', 'nearest', 'logit'): torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True, msg=name)
+        elif name in ('angle', 'nearest', 'logit', 'largest_angle'):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True, msg=name)
         else:
             torch.testing.assert_close(a, b, rtol=sums if name=='total' else softmax, atol=0 if name=='total' else 1e-30, msg=lambda m,
                 name=name: f'{name}: {m}')
@@ -441,7 +464,8 @@ def test_tally_of_the_parts():
     x,w,y = data(40, 90, 12, factor=.5)
     for labels in (y, None):
         parts = [engine.TritonEngine(w[p]).tally(x, labels if labels is None else labels-p.start)[0] for p in (slice(0, 20), slice(20, 90))]
-        for classes in (parts[1].held, parts[1].largest_class): classes[classes>=0] += 20
+        for name,classes in parts[1]:
+            if name in CLASSES: classes[classes>=0] += 20
         whole = scores_of(engine.TritonEngine(w).tally(x, labels)[0], 90)
         for name,values in scores_of(parts[0]+parts[1], 90).items():
             torch.testing.assert_close(values, whole[name], rtol=1e-5, atol=1e-6, msg=name)
@@ -511,10 +535,12 @@ def test_scores(shape, name):
     for kwargs in (dict(y=y), {}, dict(y=y, bias=bias), dict(bias=bias), dict(y=y, scale=9.), dict(scale=9.)):
         long = {k: v.double() if k=='bias' else v for k,v in kwargs.items()}
         got,expected = av.score(x, w, engine=name, **kwargs),av.score(x.double(), w.double(), engine='torch', **long)
-        assert torch.equal(got.pred, expected.pred)
-        for field in ('norm', 'angle', 'avh', 'avc'):
+        assert torch.equal(got.pred, expected.pred) and torch.equal(got.pred2, expected.pred2)
+        for field in ('norm', 'angle', 'avh', 'avc', 'angle_pred', 'avh_pred'):
             assert seen(f'{name} {field}', (getattr(got, field)/getattr(expected, field)-1).abs().max())<1e-6
         torch.testing.assert_close(got.angular_gap.double(), expected.angular_gap, rtol=1e-6, atol=1e-6, equal_nan=True)
+        for field in ('logit_margin', 'energy'):
+            torch.testing.assert_close(getattr(got, field).double(), getattr(expected, field), rtol=1e-5, atol=1e-5, equal_nan=True)
         for field in SOFTMAX:
             a,b = getattr(got, field),getattr(expected, field)
             assert seen(f'{name} softmax', ((a-b).abs()/(b.abs()+1e-30 if field!='margin' else 1)).max())<1e-5, (field, a, b)
@@ -601,7 +627,7 @@ def others_checks(engine):
     near = data(18, 50, 3, seed=9)
     check(*near, engine=engine)
     for first,second in ((5, 6), (5, 40), (40, 5)): assert equally_near(engine, first, second)
-    small_rest(engine, 5); small_rest(engine, 20)
+    small_rest(engine, 5); small_rest(engine, 20); equal_logits(engine)
     x,w,_ = data(1, 50, 12)
     w[5:40] = x[0]
     assert engine.others(x, w, None, *norms(x, w), tile=TILE)['held'].item()==5
@@ -641,15 +667,19 @@ MUTANTS = {
     'tl.max(tl.where(values==largest[:, None], column[None, :], -1), 1)'),
     'best kept': ('tl.where(new, where, best)', 'tl.where(new, best, where)'),
     'norm of w forgotten': ('[None, :]\n        angle', '[None, :]*0+dot*inverse_norm[:, None]\n        angle'),
-    'a digit of the arccos': ('p = p*a+_P2', 'p = p*a+.99775*_P2'),
+    'a digit of the arccos': ('(p*a+_P2)', '(p*a+.99775*_P2)'),
     'no arccos below 0': ('tl.where(t<0, -p+_PI, p)', 'p'),
     'last dimensions': ('range(0, n_dims, DIMS)', 'range(0, n_dims-DIMS+1, DIMS)'),
     'negative cosines in no doubt': ('tl.where(other, tl.abs(t), 0.)', 'tl.where(other, t, 0.)'),
+    'second of the classes before lost': ('tl.where(new, best_old, best2)', 'best2'),
+    'second of equals: the last': ('tl.where(late>m2,', 'tl.where(late>=m2,'),
+    'second: the largest of this tile again': ('tl.where(new, top2, top)', 'top'),
+    'engine: angle to the nearest for that to the largest': ('if len(odd): ', 'if False: '),
     'engine: rounding decides': ('if y is None: logit = ', 'if False: logit = '),
     'engine: lengths in no doubt': (' | ~usual_length(norm)', ''),
     'engine: bias of the held class forgotten': ('logit += self.bias', 'logit += 0*self.bias'),
     'engine: logit of none': ('logit.masked_fill_(held<0, -torch.inf)', 'logit'),
-    'engine: none is near': ('.masked_fill_(near<0, torch.inf)', ''),
+    'engine: none is near': ('.masked_fill(near<0, torch.inf)', ''),
     'loss: no floor': ('tl.maximum((1-t)*(1+t), _FLOOR)', 'tl.maximum((1-t)*(1+t), 1e-9*_FLOOR)'),
     'loss: no norm of w': ('e*inverse_w*', 'e*'),
     'loss: offset forgotten': ('shift-scale*_arccos', '-scale*_arccos'),
