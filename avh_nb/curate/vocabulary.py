@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['SYNSET', 'plain_name', 'Vocabulary', 'find_class', 'unique_names', 'imagenet', 'vocabulary_of']
 
-# %% ../../nbs/curate/vocabulary.ipynb #f89792e2
+# %% ../../nbs/curate/vocabulary.ipynb #249a569f
 import re, unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from ..core import optional
 
-# %% ../../nbs/curate/vocabulary.ipynb #a335662d
+# %% ../../nbs/curate/vocabulary.ipynb #98617831
 def plain_name(
     text: str, # A name as somebody wrote it
 )->str: # Its words and numbers, in lower case, with one space between them; '' where it has none
     "A name without case, underscores, hyphens and punctuation"
     return ' '.join(re.findall(r'\w+', re.sub("['’_]", lambda m: ' ' if m[0]=='_' else '', unicodedata.normalize('NFKC', text).casefold())))
 
-# %% ../../nbs/curate/vocabulary.ipynb #6560a40b
+# %% ../../nbs/curate/vocabulary.ipynb #dab17cfa
 @dataclass(eq=False)
 class Vocabulary:
     "What the C classes of a network are called, in the order of its outputs"
@@ -53,7 +54,7 @@ class Vocabulary:
             for n in (*name.split(', ')[1:], *(self.synonyms[i] if self.synonyms else ())): other.setdefault(plain_name(n), {})[i] = True
         return first,other
 
-# %% ../../nbs/curate/vocabulary.ipynb #8708a76d
+# %% ../../nbs/curate/vocabulary.ipynb #c1209159
 SYNSET = re.compile(r'n\d{8}(?![0-9a-zA-Z])') # at the start of a name: n01440764, n01440764_tench
 
 def find_class(
@@ -71,7 +72,7 @@ def find_class(
     found = sorted({i for p in parts for i in first.get(plain_name(p), ())}) if len(parts)>1 else []
     return ('name', found) if found else ('', [])
 
-# %% ../../nbs/curate/vocabulary.ipynb #136c2158
+# %% ../../nbs/curate/vocabulary.ipynb #e9c20aaf
 def unique_names(
     vocabulary: Vocabulary,
 )->list: # (C,) names, no two alike
@@ -79,19 +80,32 @@ def unique_names(
     often = Counter(vocabulary.names)
     return [n if often[n]==1 else f"{n} ({vocabulary.synsets[i] if vocabulary.synsets else i})" for i,n in enumerate(vocabulary.names)]
 
-# %% ../../nbs/curate/vocabulary.ipynb #65df7393
+# %% ../../nbs/curate/vocabulary.ipynb #4bf256c4
 def imagenet(
     n_classes: int=1000, # 1000, or the size of another set that timm knows: 11221, 11821, 21841, 21842, 21843
 )->Vocabulary: # None where no set has so many classes
     "The classes of ImageNet in the order in which networks are trained on them"
-    data = optional('timm.data', 'images')
-    subset = data.infer_imagenet_subset({'num_classes': n_classes})
-    if subset is None: return None
-    info = data.ImageNetInfo(subset)
-    names = [d.split(', ') for d in info.label_descriptions()]
-    return Vocabulary([n for n,*_ in names], list(info.label_names()), [more for _,*more in names])
+    names = _read_names() if n_classes==1000 else None
+    if names is None:
+        data = optional('timm.data', 'images')
+        subset = data.infer_imagenet_subset({'num_classes': n_classes})
+        if subset is None: return None
+        info = data.ImageNetInfo(subset)
+        names = dict(zip(info.label_names(), info.label_descriptions()))
+    listed = [n.split(', ') for n in names.values()]
+    return Vocabulary([n for n,*_ in listed], list(names), [more for _,*more in listed])
 
-# %% ../../nbs/curate/vocabulary.ipynb #6f279e3e
+def _read_names():
+    "Synset -> names of the 1,000 classes from the files of timm, without the second or two that importing timm takes; None where they moved"
+    spec = find_spec('timm')
+    if spec is None: return None
+    folder = Path(spec.submodule_search_locations[0])/'data'/'_info'
+    synsets,lemmas = folder/'imagenet_synsets.txt',folder/'imagenet_synset_to_lemma.txt'
+    if not synsets.is_file() or not lemmas.is_file(): return None
+    known = dict(l.split('\t') for l in lemmas.read_text(encoding='utf-8').splitlines())
+    return {s: known[s] for s in synsets.read_text(encoding='utf-8').split()}
+
+# %% ../../nbs/curate/vocabulary.ipynb #3ae89de0
 def vocabulary_of(
     classes, # A Vocabulary, a list of C names in the order of the outputs, or None
 )->Vocabulary: # None for None
