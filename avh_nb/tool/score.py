@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADS', 'PROBES', 'DTYPES', 'ON_ERROR', 'SHOWN', 'one_of', 'count', 'auto_or_count', 'errors_allowed', 'shard_of',
            'class_names', 'quoted', 'same_command', 'cell', 'aligned', 'hardest_lines', 'print_found',
-           'score_embeddings', 'stopped', 'score_given', 'avh_score']
+           'score_embeddings', 'stopped', 'suggested', 'score_given', 'avh_score']
 
 # %% ../../nbs/tool/score.ipynb #7ceae5c8
 import os, re, shlex, sys
@@ -155,17 +155,27 @@ def stopped(
     print(f'\nStopped; what was scored is kept. To go on:\n{same_command(argv)}', file=sys.stderr)
     return 130
 
+def suggested(
+    e, # A LabelMapError that knows a better map
+    out: str, # Folder of the scores
+)->int: # 3, to exit with
+    "Say what is wrong with the labels, and write down the map that is likely right"
+    path = Path(out)/'labels_map.json'
+    e.save(path)
+    code = refuse('score', e, 3, lines=True)
+    print(f'Look at {printable(path)}; if it is right, add --labels-map {quoted(str(path))}', file=sys.stderr)
+    return code
+
 def score_given(model, data, out, classes, **options):
     "Score what the options of a command line say; returns what to exit with"
     given = {k: v for k,v in options.items() if v!=signature(avh_score).parameters[k].default}
     if model=='embeddings':
         try: return print(f'{score_embeddings(data, out, classes, given):,} rows were scored; the table: avh store ls {quoted(out)}')
         except KeyboardInterrupt: return stopped(sys.argv)
-    from avh_nb.curate.labels import LabelMapError
-    from avh_nb.curate.run import TooManyErrors, score_images
+    from avh_nb.curate.run import LabelMapError, TooManyErrors, score_images
     if classes: given['classes'] = class_names(classes)
     try: run = score_images(model, data[0] if len(data)==1 else data, out, **given)
-    except LabelMapError as e: return refuse('score', e, 3, lines=True)
+    except LabelMapError as e: return refuse('score', e, 3, lines=True) if not e.suggestion else suggested(e, out)
     except TooManyErrors as e: return refuse('score', e, 4)
     except KeyboardInterrupt: return stopped(sys.argv)
     if not options['dry_run']: print_found(run, out)
