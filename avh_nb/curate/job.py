@@ -7,8 +7,9 @@ __all__ = ['TRIES', 'Options', 'check_options', 'Job', 'met', 'known_labels', 's
 
 # %% ../../nbs/curate/job.ipynb #ecb5ff36
 import os, shlex, sys, time
-import numpy as np, torch, torchvision
+import numpy as np, torch
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from .. import __version__
 from ..core import device_name
@@ -125,7 +126,7 @@ def _named(classifier, n_classes):
 def _about(source, data, options, device):
     columns = {k: getattr(options, k) for k in ('image', 'label', 'id', 'group')}
     return dict(data=data if isinstance(data, (str, list)) else str(data), columns=columns, kind=source.kind, device=device_name(device.type),
-        versions=dict(avh_nb=__version__, torch=torch.__version__, torchvision=torchvision.__version__),
+        versions=dict(avh_nb=__version__, **{p: version(p) for p in ('torch', 'numpy', 'pillow', 'pyarrow')}),
         command=shlex.join(sys.argv), started=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
 def settle(

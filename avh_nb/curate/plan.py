@@ -10,7 +10,8 @@ import hashlib, json, math, re
 import numpy as np, torch
 from dataclasses import dataclass
 from .. import __version__
-from .labels import LabelMap, LabelMapError, map_labels
+from .agreement import LabelMapError
+from .labels import LabelMap, in_order, map_labels
 from ..data.source import shown
 
 # %% ../../nbs/curate/plan.ipynb #557bc391
@@ -71,8 +72,6 @@ class Choice:
     of: dict # Label as found -> class
     why: str # In a sentence
 
-def _natural(label): return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in re.split(r'(\d+)', label) if p],label
-
 def _some(labels): return ', '.join(repr(shown(l)) for l in labels[:5])+(f' and {len(labels)-5} more' if len(labels)>5 else '')
 
 def choose_head(
@@ -87,7 +86,7 @@ def choose_head(
     if head=='none' or head=='auto' and not labels:
         return Choice('none', names, {}, 'scores speak of the predicted class'+('' if labels else ': the images have no labels'))
     if not labels: raise ValueError(f"head: {head} needs labels, and the images have none; name their column by label=, or use head='none'")
-    found = map_labels(labels, vocabulary, given) if head!='probe' and vocabulary else LabelMap({}, 'nothing', list(labels))
+    found = map_labels(labels, vocabulary, given) if head!='probe' and vocabulary else LabelMap({}, 'nothing')
     matched = {l: c for l,c in found.of.items() if c is not None}
     if len(matched)==len(labels):
         return Choice('model', names, matched, f"labels are classes of the model, matched by {found.how}")
@@ -96,7 +95,7 @@ def choose_head(
         raise LabelMapError(f"labels: {len(missing)} of {len(labels)} match no class of the model: {_some(missing)}; "
             "write them into a file for --labels-map, or use --head probe")
     if len(labels)<2: raise ValueError(f"head: a probe needs two labels at least, and all images have the label {_some(labels)}")
-    classes = sorted(labels, key=_natural)
+    classes = in_order(labels)
     why = 'as asked' if head=='probe' else f"{len(missing)} of {len(labels)} labels match no class of the model: {_some(missing)}"
     return Choice('probe', classes, {l: c for c,l in enumerate(classes)}, f"a probe is fitted, out of sample ({why})")
 

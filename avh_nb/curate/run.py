@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ..core import worker_pool
 from .feed import Clock, batches, in_pieces
 from .job import Job, Options, in_words, settle
-from .labels import LabelMap, LabelMapError, check_agreement
+from .agreement import LabelMapError, check_agreement
+from .labels import LabelMap
 from .parts import only_classes, part_table, score_some, with_probs, with_vectors
 from .plan import parts_of
 from .probe import out_of_sample
@@ -87,7 +88,7 @@ class Guard:
         self.known.append(_columns(table))
         label,pred = (np.concatenate([k[i] for k in self.known]) for i in (0, 1))
         good = ~(np.isnan(label.astype(float)) | np.isnan(pred.astype(float)))
-        check_agreement(LabelMap(self.job.choice.of, '', []), label[good].astype(int), pred[good].astype(int), self.job.choice.classes)
+        check_agreement(LabelMap(self.job.choice.of, self.job.choice.why), label[good].astype(int), pred[good].astype(int), self.job.choice.classes)
 
 def stores(
     job: Job,
