@@ -122,7 +122,7 @@ def print_found(
     hard,failed = run.hardest(10),len(run.errors)
     if len(hard): print(f'\nThe hardest of {len(run):,} images:\n', *hardest_lines(hard), sep='\n')
     else: print('\nno image has scores yet')
-    places = dict(table=f'{out}: avh store ls {quoted(str(out))}')
+    places = dict(table=f'{out} (avh store ls {quoted(str(out))})')
     if len(hard):
         places['picture'] = Path(out)/'hardest.png'
         run.picture(10).save(places['picture'])
