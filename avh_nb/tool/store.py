@@ -6,6 +6,7 @@
 __all__ = ['opened', 'agreement_lines', 'avh_store_ls', 'avh_store_check', 'avh_store_compact', 'avh_store_sql', 'avh_convert']
 
 # %% ../../nbs/tool/store.ipynb #75ccbcb9
+import sys
 from .main import option, printable
 from .score import aligned, cell
 
@@ -34,7 +35,8 @@ def agreement_lines(
             try: found = reliability(r.matrix)
             except ValueError: lines.append(f'{head}: no image has {score} from two of them'); continue
             n = found.needed(.9)
-            lines.append(f'{head}: reliability {found.one:.2f} of one, {found.mean.mean:.2f} of their mean; '
+            one = format(found.one if found.one.low==found.one.low else found.one.mean, '.2f') # an interval needs three runs or many images
+            lines.append(f'{head}: reliability {one} of one, {found.mean.mean:.2f} of their mean; '
                 +(f"for 0.9 it takes {n:,} {over}{'s' if n>1 else ''}" if n<10**6 else 'they have nothing in common'))
     return lines
 
@@ -90,5 +92,5 @@ def avh_convert(
 ):
     "Rewrite Parquet files of embeddings so that they are read many times as fast"
     from avh_nb.scale.embeddings import convert
-    made = convert(files[0] if len(files)==1 else files, out, column, dtype)
+    made = convert(files[0] if len(files)==1 else files, out, column, dtype, progress=sys.stderr.isatty())
     print(f"{len(made):,} file{'s' if len(made)>1 else ''} in {printable(out)}")

@@ -238,7 +238,7 @@ def test_embeddings_need_no_images(runs, photos):
     t = Store(photos/'vectors').run('embeddings').table(['avh', 'label'])
     expected = torch.cat([score(x[i::4], w, y[i::4]).avh for i in range(4)])
     np.testing.assert_allclose(t['avh'].to_numpy(), expected, rtol=1e-6)
-    for more,said in (('--probe logistic', '--probe: has no part in scoring embeddings'), ('--labels-map x.json', '--labels-map: has no part')):
+    for more,said in (('--probe logistic', '--probe: has no part in scoring embeddings'), ('--labels-map x', '--labels-map: has no part')):
         code,out,err = runs(f'{line} {more}')
         assert code==1 and said in err and err.count('\n')==1
     code,out,err = runs(line.replace('--classes head.safetensors', ''))
