@@ -173,7 +173,8 @@ def score_given(model, data, out, classes, **options):
         try: return print(f'{score_embeddings(data, out, classes, given):,} rows were scored; the table: avh store ls {quoted(out)}')
         except KeyboardInterrupt: return stopped(sys.argv)
     from avh_nb.curate.agreement import LabelMapError
-    from avh_nb.curate.run import TooManyErrors, score_images
+    from avh_nb.curate.passes import TooManyErrors
+    from avh_nb.curate.run import score_images
     if classes: given['classes'] = class_names(classes)
     try: run = score_images(model, data[0] if len(data)==1 else data, out, **given)
     except LabelMapError as e: return refuse('score', e, 3, lines=True) if not e.suggestion else suggested(e, out)

@@ -3,8 +3,9 @@ import json, os, signal, subprocess, sys, tarfile, time
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from avh_nb.curate.agreement import LabelMapError
+from avh_nb.curate.passes import TooManyErrors
 from avh_nb.curate.result import Run
-from avh_nb.curate.run import TooManyErrors, score_images
+from avh_nb.curate.run import score_images
 from avh_nb.scale.store import Store
 from yours import digits, write_folder, write_model
 
