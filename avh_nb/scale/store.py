@@ -190,7 +190,7 @@ def check(self: Store)->list: # Of lines; none if all is well
     known,manifest,found = read_json(self.folder/'_avh.json'),self.manifest,[]
     if known and manifest is not None and manifest_digest(manifest)!=known['manifest']:
         found.append(f"{self.folder/'manifest.parquet'}: was changed after the first run")
-    ours = {'_avh.json', 'manifest.parquet', 'errors.parquet', f'schema={SCHEMA}', 'features', 'verdicts'}
+    ours = {'_avh.json', 'manifest.parquet', 'errors.parquet', 'hardest.png', 'labels_map.json', f'schema={SCHEMA}', 'features', 'verdicts'}
     found += [f"{self.folder}: {p.name!r} is no part of a store" for p in sorted(self.folder.iterdir()) if p.name not in ours]
     begun = {r.folder for r in self.runs()}
     for f in sorted({p.parent for p in self.folder.glob(f'schema={SCHEMA}/**/part-*.parquet')}-begun):

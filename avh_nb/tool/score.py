@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADS', 'PROBES', 'DTYPES', 'ON_ERROR', 'SHOWN', 'one_of', 'count', 'auto_or_count', 'errors_allowed', 'shard_of',
            'class_names', 'quoted', 'same_command', 'cell', 'aligned', 'hardest_lines', 'print_found',
-           'score_embeddings', 'stopped', 'score_given', 'avh_score']
+           'score_embeddings', 'stopped', 'suggested', 'score_given', 'avh_score']
 
 # %% ../../nbs/tool/score.ipynb #7ceae5c8
 import os, re, shlex, sys
@@ -122,7 +122,7 @@ def print_found(
     hard,failed = run.hardest(10),len(run.errors)
     if len(hard): print(f'\nThe hardest of {len(run):,} images:\n', *hardest_lines(hard), sep='\n')
     else: print('\nno image has scores yet')
-    places = dict(table=f'{out}: avh store ls {quoted(str(out))}')
+    places = dict(table=f'{out} (avh store ls {quoted(str(out))})')
     if len(hard):
         places['picture'] = Path(out)/'hardest.png'
         run.picture(10).save(places['picture'])
@@ -155,6 +155,17 @@ def stopped(
     print(f'\nStopped; what was scored is kept. To go on:\n{same_command(argv)}', file=sys.stderr)
     return 130
 
+def suggested(
+    e, # A LabelMapError that knows a better map
+    out: str, # Folder of the scores
+)->int: # 3, to exit with
+    "Say what is wrong with the labels, and write down the map that is likely right"
+    path = Path(out)/'labels_map.json'
+    e.save(path)
+    code = refuse('score', e, 3, lines=True)
+    print(f'Look at {printable(path)}; if it is right, add --labels-map {quoted(str(path))}', file=sys.stderr)
+    return code
+
 def score_given(model, data, out, classes, **options):
     "Score what the options of a command line say; returns what to exit with"
     given = {k: v for k,v in options.items() if v!=signature(avh_score).parameters[k].default}
@@ -166,7 +177,7 @@ def score_given(model, data, out, classes, **options):
     from avh_nb.curate.run import score_images
     if classes: given['classes'] = class_names(classes)
     try: run = score_images(model, data[0] if len(data)==1 else data, out, **given)
-    except LabelMapError as e: return refuse('score', e, 3, lines=True)
+    except LabelMapError as e: return refuse('score', e, 3, lines=True) if not e.suggestion else suggested(e, out)
     except TooManyErrors as e: return refuse('score', e, 4)
     except KeyboardInterrupt: return stopped(sys.argv)
     if not options['dry_run']: print_found(run, out)

@@ -1,8 +1,15 @@
 "`avh score` as it is typed: options, exit codes, what it prints; the library behind it is played by a stub where it has tests of its own."
-import inspect, os, re, shlex, subprocess, sys, types
-import pandas as pd, pytest
+import inspect, json, os, re, shlex, signal, subprocess, sys, time
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from safetensors.torch import save_file
+from avh_nb.curate.agreement import LabelMapError
+from avh_nb.curate.job import Options
+from avh_nb.curate.run import TooManyErrors
+from avh_nb.measure.scores import score
+from avh_nb.scale.embeddings import embedding_table, write_embeddings
+from avh_nb.scale.store import Store
 from avh_nb.tool.main import main, printable
 from avh_nb.tool.score import avh_score, hardest_lines, quoted, same_command
 
@@ -16,9 +23,6 @@ class Found:
     def hardest(self, n): return self.frame.head(n)
     def picture(self, n): return Image.new('RGB', (4, 4), 'red')
 
-class LabelMapError(ValueError): suggestion = None
-class TooManyErrors(ValueError): pass
-
 @pytest.fixture
 def typed(monkeypatch, tmp_path, capsys):
     "Runs a line; gives the exit code, what was printed, and what score_images was called with"
@@ -30,12 +34,7 @@ def typed(monkeypatch, tmp_path, capsys):
             called.append((args, kwargs))
             if isinstance(does, BaseException): raise does
             return Found() if does is None else does
-        stubs = dict(labels=dict(LabelMapError=LabelMapError), run=dict(TooManyErrors=TooManyErrors, score_images=score_images))
-        for name,names in stubs.items():
-            module = types.ModuleType(f'avh_nb.curate.{name}')
-            module.__dict__.update(names)
-            monkeypatch.setitem(sys.modules, module.__name__, module)
-        if 'avh_nb.curate' not in sys.modules: monkeypatch.setitem(sys.modules, 'avh_nb.curate', types.ModuleType('avh_nb.curate'))
+        monkeypatch.setattr('avh_nb.curate.run.score_images', score_images)
         for k,v in env.items(): monkeypatch.setenv(k, v)
         monkeypatch.setattr(sys, 'argv', ['avh', *shlex.split(line)])
         with pytest.raises(SystemExit) as e: main()
@@ -133,8 +132,123 @@ def test_a_command_can_be_pasted():
     assert quoted('plain')=='plain'
 
 def test_the_command_and_the_function_take_the_same():
-    curate = pytest.importorskip('avh_nb.curate.job')
     own = {k: p.default for k,p in inspect.signature(avh_score).parameters.items() if k not in ('model', 'data', 'out')}
-    theirs = {k: p.default for k,p in inspect.signature(curate.Options).parameters.items()}
-    assert set(theirs)-set(own)=={'transform', 'progress'} and set(own)<=set(theirs)
-    assert {k: v for k,v in own.items() if theirs[k]!=v}=={}
+    theirs = {k: p.default for k,p in inspect.signature(Options).parameters.items()}
+    assert set(theirs)-set(own)=={'transform', 'progress'} and set(own)-set(theirs)<={'dry_run'}
+    assert {k: v for k,v in own.items() if k in theirs and theirs[k]!=v and (theirs[k] or v)}=={}
+
+# The library itself
+
+MODEL = '''
+import os, time, numpy as np, torch
+
+class Colours(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 3)
+        with torch.no_grad(): self.fc.weight.copy_(30*torch.eye(3)); self.fc.bias.zero_()
+    def forward(self, x):
+        time.sleep(float(os.environ.get('SLEEP', 0)))
+        return self.fc(x.mean((2, 3))-x.mean((1, 2, 3))[:, None])
+
+def as_tensor(image): return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()/255
+def network(): return Colours(),as_tensor
+'''
+NAMES = 'fox','frog','whale'
+
+@pytest.fixture
+def photos(tmp_path):
+    "Ten photos of each of three colours, and the network that sees them"
+    rng = np.random.default_rng(0)
+    for k,name in enumerate(NAMES):
+        (tmp_path/'photos'/name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8)
+            pixels[..., k] += 60
+            Image.fromarray(pixels).save(tmp_path/'photos'/name/f'{i}.png')
+    (tmp_path/'colours.py').write_text(MODEL)
+    (tmp_path/'names.txt').write_text('\n'.join(NAMES))
+    return tmp_path
+
+OURS = 'score --model colours.py:network --data photos --out scores'
+
+@pytest.fixture
+def runs(photos, monkeypatch, capfd):
+    monkeypatch.chdir(photos)
+    def run(line):
+        monkeypatch.setattr(sys, 'argv', ['avh', *shlex.split(line)])
+        with pytest.raises(SystemExit) as e: main()
+        return e.value.code or 0,*capfd.readouterr()
+    return run
+
+def test_the_map_that_is_likely_right_is_written_and_works(runs, photos):
+    (photos/'wrong.txt').write_text('frog\nwhale\nfox')
+    code,out,err = runs(f'{OURS} --classes wrong.txt')
+    assert code==3 and not out and "'frog' (0)" in err and 'Traceback' not in err
+    path = re.search(r'if it is right, add (--labels-map \S+)$', err.strip())[1]
+    assert json.loads((photos/'scores'/'labels_map.json').read_text())==dict(fox=0, frog=1, whale=2)
+    code,out,err = runs(f'{OURS} --classes wrong.txt {path}')
+    assert code==0 and 'The hardest of 30 images' in out
+    (row,) = Store(photos/'scores').summary()
+    assert row['accuracy']==1
+    assert runs('store check scores')[:2]==(0, '1 run: all is well\n')
+
+def test_names_of_files_stay_text(runs, photos):
+    for bad in ('\x1b[2Jx\n\u202egpj.png', "it's $(date).png"): (photos/'photos'/'fox'/bad).write_text('broken')
+    os.rename(photos/'photos'/'frog'/'3.png', photos/'photos'/'frog'/'\x1b]0;me\x07.png')
+    code,out,err = runs(f'{OURS} --classes names.txt --max-errors 2')
+    assert code==0 and '2 images could not be read' in out
+    assert not set('\x1b\x07\u202e') & set(out+re.sub(r'\x1b\[A', '', err))
+    for line in ('store ls scores', 'store check scores', 'store sql scores "select id, path, avh from scores order by avh"'):
+        code,out,err = runs(line)
+        assert code==0 and not set('\x1b\x07\u202e') & set(out+err)
+    assert r'\x1b]0;me\x07.png' in out
+    code,out,err = runs(f'{OURS}2 --classes names.txt --max-errors 1')
+    assert code==4 and '\x1b' not in re.sub(r'\x1b\[A', '', err) and 'max_errors' in err and 'Traceback' not in err
+
+def test_a_dry_run_leaves_nothing(runs, photos):
+    code,out,err = runs(f'{OURS} --classes names.txt --dry-run')
+    assert code==0 and 'images/s' in out and not (photos/'scores').exists()
+
+def test_ctrl_c_finishes_the_part_and_the_printed_command_goes_on(runs, photos):
+    env = {**os.environ, 'SLEEP': '.2', 'PYTHONPATH': os.pathsep.join(sys.path)}
+    line = f'{OURS} --classes names.txt --chunk 5 --overwrite'
+    p = subprocess.Popen([sys.executable, '-m', 'avh_nb', *line.split()], cwd=photos, env=env, stderr=subprocess.PIPE, text=True)
+    def parts(): return len(list(photos.rglob('part-*.parquet')))
+    until = time.time()+60
+    while not parts() and time.time()<until: time.sleep(.02)
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode==130 and 0<parts()<6 and 'Traceback' not in err
+    again = err.strip().splitlines()[-1]
+    assert again==f'python -m avh_nb {line.removesuffix(" --overwrite")}'
+    code,out,err = runs(again.removeprefix('python -m avh_nb '))
+    assert code==0 and 'The hardest of 30 images' in out and parts()==6
+
+def test_embeddings_need_no_images(runs, photos):
+    g = torch.Generator().manual_seed(0)
+    w,x = torch.randn(3, 5, generator=g),torch.randn(40, 5, generator=g)
+    y = torch.arange(40)%3
+    save_file(dict(weight=w), photos/'head.safetensors')
+    for i in range(4): write_embeddings(photos/f'emb-{i}.parquet', embedding_table(x[i::4], 'float32', label=y[i::4].numpy()))
+    files = ' '.join(f'emb-{i}.parquet' for i in range(4))
+    line = f'score --model embeddings --data {files} --classes head.safetensors --out vectors'
+    assert runs(f'{line} --shard 1/2')[:2]==(0, '20 rows were scored; the table: avh store ls vectors\n')
+    assert runs(line)[:2]==(0, '20 rows were scored; the table: avh store ls vectors\n') # those of the other share
+    t = Store(photos/'vectors').run('embeddings').table(['avh', 'label'])
+    expected = torch.cat([score(x[i::4], w, y[i::4]).avh for i in range(4)])
+    np.testing.assert_allclose(t['avh'].to_numpy(), expected, rtol=1e-6)
+    for more,said in (('--probe logistic', '--probe: has no part in scoring embeddings'), ('--labels-map x', '--labels-map: has no part')):
+        code,out,err = runs(f'{line} {more}')
+        assert code==1 and said in err and err.count('\n')==1
+    code,out,err = runs(line.replace('--classes head.safetensors', ''))
+    assert code==1 and 'embeddings need class vectors, such as --classes head.safetensors' in err
+    code,out,err = runs(line.replace('head.safetensors', 'names.txt'))
+    assert code==1 and err.count('\n')==1 and 'names.txt' in err
+
+def test_convert_and_score_a_list_column(runs, photos):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    pq.write_table(pa.table(dict(v=x.tolist())), photos/'list.parquet')
+    assert runs('convert list.parquet --out fast')[:2]==(0, '1 file in fast\n')
+    code,out,err = runs('convert nowhere --out fast')
+    assert code==1 and 'nowhere' in err and 'Traceback' not in err
