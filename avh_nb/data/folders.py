@@ -10,7 +10,7 @@ __all__ = ['SPLITS', 'TAKEN', 'ARCHIVES', 'FileSource', 'open_folder', 'files_of
 import glob, os, re, stat
 from collections import Counter
 from pathlib import Path
-from .source import ImageSource, as_text, decode, image_suffixes, manifest_of, on_disk, shown
+from .source import ImageSource, as_text, counted, decode, image_suffixes, manifest_of, on_disk, shown
 from .tables import PATHS, csv_rows, load_hf, open_dataset, open_parquet
 from .shards import open_tar
 
@@ -67,7 +67,7 @@ def open_folder(
     if names and all(n.lower() in SPLITS for n in names):
         raise ValueError(f"data: {shown(root)} holds {', '.join(sorted(names))}, parts of a data set and not classes; "
             f"give one of them: {shown(Path(root)/min(names))}")
-    if names and None in labels: notes.append(f'{labels.count(None):,} images beside the folders have no label')
+    if names and None in labels: notes.append(f"{counted(labels.count(None), 'image')} beside the folders, without a label")
     if len(names)==1: notes.append(f'all that are in a folder have the label {shown(min(names))}')
     size,mtime = ([getattr(st, a, 0) for _,st in found] for a in ('st_size', 'st_mtime_ns'))
     return FileSource('folder', root, root, manifest_of(ids, ids, size, mtime, labels), skipped, notes)

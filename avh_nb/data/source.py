@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'MAX_BYTES', 'FORMATS', 'MAX_PIXELS', 'MAX_RATIO', 'shown', 'as_text', 'on_disk', 'manifest_of', 'texts_of',
-           'unique_or', 'read_file', 'inside', 'names_of', 'ImageSource', 'what_is', 'image_suffixes', 'decode']
+           'unique_or', 'read_file', 'inside', 'names_of', 'counted', 'ImageSource', 'what_is', 'image_suffixes',
+           'decode']
 
 # %% ../../nbs/data/source.ipynb #fb9a94df
 import functools, io, os, re, stat, struct
@@ -110,6 +111,11 @@ def names_of(paths)->list:
     return [as_text(os.path.relpath(p, root)) for p in paths]
 
 # %% ../../nbs/data/source.ipynb #5ca3f7a8
+def counted(n, what)->str:
+    "A number of things in words"
+    return f"{f'{n:,}' if n else 'no'} {what}{'s'*(n!=1)}"
+
+# %% ../../nbs/data/source.ipynb #ff52c31a
 class ImageSource:
     "Encoded images in an order that stays, with a manifest; may be read from many threads"
     kind,random_access = '',True # 'folder', 'list', 'parquet', 'tar' or 'datasets'; is any order as fast as that of the manifest?
@@ -123,7 +129,7 @@ class ImageSource:
     def __len__(self): return len(self.manifest)
     def __repr__(self):
         labels = set(self.manifest['label'].to_pylist())-{None}
-        lines = [f"{self.kind} {shown(self.where)}: {len(self):,} images, {f'{len(labels):,}' if labels else 'no'} labels", *self.notes]
+        lines = [f"{self.kind} {shown(self.where)}: {counted(len(self), 'image')}, {counted(len(labels), 'label')}", *self.notes]
         if self.skipped:
             most = ', '.join(f'{n:,} {shown(k, 60)}' for k,n in Counter(self.skipped).most_common(5))
             lines.append(f'{sum(self.skipped.values()):,} skipped: {most}')
@@ -145,7 +151,7 @@ class ImageSource:
             at = [self.manifest['id'][i], getattr(e, 'filename', None), why]
             raise kind(': '.join(shown(a) for a in at if a is not None)) from e
 
-# %% ../../nbs/data/source.ipynb #bff45d74
+# %% ../../nbs/data/source.ipynb #46f63ba4
 _KNOWN = {rb'\s*(<\?xml|<svg|<!--)': 'an SVG drawing, or other XML', rb'....ftyp(heic|heix|mif1|msf1|hevc)': 'HEIC; convert it to JPEG',
     rb'\s*(?i:<!doctype html|<html)': 'a page in HTML', b'version https://git-lfs': 'a pointer of Git LFS, not the file that it stands for',
     b'%PDF': 'PDF', b'%!PS': 'PostScript', rb'PK\x03\x04': 'a ZIP archive', rb'[\t\n\r -~]+\Z': 'text'}
@@ -156,7 +162,7 @@ def what_is(data: bytes)->str:
     found = next((what for pattern,what in _KNOWN.items() if re.match(pattern, data[:200], flags=re.S)), None)
     return f"not an image that can be read{f', but {found}' if found else ''}"
 
-# %% ../../nbs/data/source.ipynb #46f63ba4
+# %% ../../nbs/data/source.ipynb #55d49c43
 FORMATS = 'JPEG PNG WEBP GIF BMP DIB TIFF AVIF JPEG2000 PPM MPO QOI SGI PCX TGA'.split() # in the order in which they are tried
 MAX_PIXELS,MAX_RATIO = 89_000_000,500
 
@@ -177,7 +183,7 @@ def _opened(data):
         except (SyntaxError, IndexError, TypeError, struct.error): pass # as Image.open has it
     raise ValueError(what_is(data))
 
-# %% ../../nbs/data/source.ipynb #22456fd6
+# %% ../../nbs/data/source.ipynb #ad95bfea
 _TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}
 
 def _turn(image):

@@ -41,7 +41,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
 
 def test_images_beside_folders_have_no_label_and_it_is_said(tmp_path):
     s = open_images(put(tmp_path, 'a/1.png', 'b/2.png', 'cover.png'))
-    assert column(s, 'label')==['a', 'b', None] and s.notes==['1 images beside the folders have no label']
+    assert column(s, 'label')==['a', 'b', None] and s.notes==['1 image beside the folders, without a label']
     assert 'all that are in a folder have the label a' in repr(open_images(put(tmp_path/'n', 'a/1.png')))
 
 def test_what_is_hidden_or_no_image_is_counted(tmp_path):
