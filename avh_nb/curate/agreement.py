@@ -6,7 +6,7 @@
 __all__ = ['MOST', 'ROWS', 'Counts', 'count_predictions', 'explained', 'best_assignment', 'Agreement', 'agreement',
            'LabelMapError', 'usual_slips', 'check_agreement']
 
-# %% ../../nbs/curate/agreement.ipynb #ef68618e
+# %% ../../nbs/curate/agreement.ipynb #be52bb23
 import json
 import numpy as np
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..core import all_or_nothing, optional
 from .labels import LabelMap, in_order
 
-# %% ../../nbs/curate/agreement.ipynb #7254b463
+# %% ../../nbs/curate/agreement.ipynb #59724aa7
 MOST = 40 # images of a class, and...
 ROWS = 500 # classes that are looked at
 
@@ -44,7 +44,7 @@ def count_predictions(
     for r,t in enumerate(taken): np.add.at(halves, (np.arange(len(t))%2, r, np.searchsorted(cols, pred[t])), 1)
     return Counts(rows, cols, np.searchsorted(cols, rows), halves)
 
-# %% ../../nbs/curate/agreement.ipynb #ec729da3
+# %% ../../nbs/curate/agreement.ipynb #41988ee7
 def explained(
     k, # (R, P) counts
     a, # (R,) for each row the column that an assignment gives it
@@ -61,7 +61,7 @@ def best_assignment(
     "The one-to-one assignment that explains most, each row weighing the same"
     return optional('scipy.optimize', 'images').linear_sum_assignment(-k/np.maximum(k.sum(1, keepdims=True), 1))[1]
 
-# %% ../../nbs/curate/agreement.ipynb #0ed07fce
+# %% ../../nbs/curate/agreement.ipynb #c20532ff
 class Agreement(NamedTuple):
     "How far the network agrees with a map of labels"
     classes: int # that were looked at
@@ -81,9 +81,9 @@ def agreement(
     images = total.sum()
     def kappa(hits, luck): return (hits-luck)/(images-luck) if images>luck else 0.
     wrong = 2*agree<n and other>=2*own and kappa(other, by_luck)-kappa(own, own_luck)>=.3+1.2/n and other-by_luck>=4*var**.5
-    return Agreement(n, agree, own/images, other/images, bool(wrong))
+    return Agreement(n, agree, float(own/images), float(other/images), bool(wrong))
 
-# %% ../../nbs/curate/agreement.ipynb #f2e31603
+# %% ../../nbs/curate/agreement.ipynb #4e034b8e
 class LabelMapError(ValueError):
     "The map of labels and the network do not agree"
     def __init__(self, message, suggestion=None): super().__init__(message); self.suggestion = suggestion or {} # label -> class, None if open
@@ -106,7 +106,7 @@ def usual_slips(
         slips["as if the classes were in alphabetical order"] = {l: rank[c] for l,c in of.items()}
     return slips
 
-# %% ../../nbs/curate/agreement.ipynb #9670f95a
+# %% ../../nbs/curate/agreement.ipynb #454e1453
 def check_agreement(
     label_map: LabelMap,
     label, # (N,) class of each image by the map, -1 for none

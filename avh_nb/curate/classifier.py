@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LITE', 'to_pixels', 'described', 'Classifier', 'MiddleCrop', 'lite_classifier', 'file_classifier']
 
-# %% ../../nbs/curate/classifier.ipynb #df4f0fb3
+# %% ../../nbs/curate/classifier.ipynb #364b3699
 import hashlib, importlib, importlib.util, inspect, json, re, sys
 import numpy as np, torch
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..core import optional
 from .vocabulary import Vocabulary, find_class, imagenet
 from .weights import load_weights, own_names
 
-# %% ../../nbs/curate/classifier.ipynb #5e651426
+# %% ../../nbs/curate/classifier.ipynb #a3c4c257
 def to_pixels(
     image, # A PIL image in RGB
 )->torch.Tensor: # (3, H, W), float32 from 0 to 1
@@ -41,7 +41,7 @@ def described(
     except (OSError, TypeError): source = None
     return dict(transform=transform.__qualname__, source=source)
 
-# %% ../../nbs/curate/classifier.ipynb #2f44d026
+# %% ../../nbs/curate/classifier.ipynb #096409d8
 @dataclass(eq=False)
 class Classifier:
     "A network, how images are prepared for it, and what its classes are called"
@@ -71,7 +71,7 @@ class Classifier:
             "images of one size can be put into a batch, so have the transform resize or crop them")
         return x
 
-# %% ../../nbs/curate/classifier.ipynb #d8d18a3e
+# %% ../../nbs/curate/classifier.ipynb #684766ae
 class MiddleCrop:
     "The square in the middle of an image without its rim, scaled by bicubic interpolation and brought to -1 to 1"
     def __init__(self, size):
@@ -82,10 +82,10 @@ class MiddleCrop:
     def __call__(self, image):
         side = max(1, int(min(image.size)*self.size/(self.size+32)))
         left,top = ((n-side+1)//2 for n in image.size)
-        x = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=(left, top, left+side, top+side))
+        x = image.crop((left, top, left+side, top+side)).resize((self.size, self.size), Image.Resampling.BICUBIC)
         return (torch.from_numpy(np.array(x)).permute(2, 0, 1).float()-127)/128
 
-# %% ../../nbs/curate/classifier.ipynb #773ad44a
+# %% ../../nbs/curate/classifier.ipynb #22ee8617
 LITE = {'0': 224, '1': 240, '2': 260} # which, and pixels of a side
 
 def lite_classifier(
@@ -106,7 +106,7 @@ def lite_classifier(
     vocabulary = imagenet() if len(head)==1000 else None
     return Classifier(f'lite/{which}', load_weights(net, weights), MiddleCrop(LITE[which]), vocabulary=vocabulary, n_classes=len(head))
 
-# %% ../../nbs/curate/classifier.ipynb #7988f892
+# %% ../../nbs/curate/classifier.ipynb #978ce8ac
 def file_classifier(
     where: str, # Path of a Python file and name of a function, file.py:function
 )->Classifier: # `vocabulary` is still a list of names, or None

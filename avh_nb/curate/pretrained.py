@@ -6,7 +6,7 @@
 __all__ = ['TURNED', 'SOURCES', 'fetching', 'refuse_name', 'timm_classifier', 'torchvision_classifier', 'Processed',
            'hf_classifier', 'pretrained']
 
-# %% ../../nbs/curate/pretrained.ipynb #207131cb
+# %% ../../nbs/curate/pretrained.ipynb #1976c8e7
 import difflib, json, torch
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +17,7 @@ from .classifier import Classifier, described, file_classifier, lite_classifier,
 from .vocabulary import SYNSET, Vocabulary, imagenet, vocabulary_of
 from .weights import load_weights, own_names, read_weights
 
-# %% ../../nbs/curate/pretrained.ipynb #078a78d6
+# %% ../../nbs/curate/pretrained.ipynb #642be6c4
 @contextmanager
 def fetching(
     what: str, # For the error
@@ -39,7 +39,7 @@ def refuse_name(
     near = difflib.get_close_matches(name, known, n=3, cutoff=.5) or known[:3]
     raise ValueError(f"model: there is no {what} {name!r}{'; near are ' if near else ''}{', '.join(map(repr, near))}")
 
-# %% ../../nbs/curate/pretrained.ipynb #3d8fe12d
+# %% ../../nbs/curate/pretrained.ipynb #83fb2f4c
 def _known_to_timm(timm, name, checkpoint):
     arch,_,tag = name.partition('.')
     if not timm.is_model(arch): refuse_name(arch, timm.list_models(), 'network of timm')
@@ -73,7 +73,7 @@ def timm_classifier(
     return Classifier(f'timm/{name}', model, timm.data.create_transform(**cfg, is_training=False), json.loads(json.dumps(cfg)),
         _timm_vocabulary(model.pretrained_cfg, model.num_classes), model.num_classes)
 
-# %% ../../nbs/curate/pretrained.ipynb #46c2facc
+# %% ../../nbs/curate/pretrained.ipynb #8b43d38c
 TURNED = 'googlenet','inception_v3' # whose published weights come with a change of colours that a checkpoint does not tell
 
 def torchvision_classifier(
@@ -95,16 +95,16 @@ def torchvision_classifier(
             model = models.get_model(arch, weights=chosen)
     else:
         if arch in TURNED: raise ValueError(f"checkpoint: whether {arch} turns colours is not in a checkpoint; give file.py:function, which says so")
-        with torch.device('meta'): layers = dict(models.get_model(arch).named_modules())
+        model = models.get_model(arch)
+        layers = dict(model.named_modules())
         heads = [k for k,l in layers.items() if isinstance(l, nn.Linear)] or [k for k,l in layers.items() if isinstance(l, nn.Conv2d)]
         key = f'{heads[-1]}.weight' # the last layer is the head, a convolution in SqueezeNet
-        own = own_names(weights, [key])
-        model = load_weights(models.get_model(arch, **(dict(num_classes=len(own[key])) if key in own else {})), weights)
-        if len(own.get(key, names))!=len(names): names = None
-    vocabulary = vocabulary_of(names)
-    return Classifier(f'torchvision/{name}', model, transform, None, vocabulary, len(vocabulary) if vocabulary else len(own[key]))
+        n = len(own_names(weights, [key]).get(key, names))
+        if n!=len(names): model,names = models.get_model(arch, num_classes=n),None
+        load_weights(model, weights)
+    return Classifier(f'torchvision/{name}', model, transform, None, vocabulary_of(names), len(names) if names else n)
 
-# %% ../../nbs/curate/pretrained.ipynb #c82aecbd
+# %% ../../nbs/curate/pretrained.ipynb #4ff144f2
 class Processed:
     "A processor of transformers as a transform of one image"
     def __init__(self, processor): self.processor,self.preprocessing = processor,json.loads(processor.to_json_string())
@@ -133,7 +133,7 @@ def hf_classifier(
     return Classifier(f'hf/{name}', model.float(), transform, None, None if new else vocabulary_of([labels[i] for i in sorted(labels)]),
         0 if new else len(labels))
 
-# %% ../../nbs/curate/pretrained.ipynb #06b1d0da
+# %% ../../nbs/curate/pretrained.ipynb #de1221a2
 SOURCES = dict(timm=timm_classifier, torchvision=torchvision_classifier, hf=hf_classifier, lite=lite_classifier)
 
 def pretrained(
