@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Labelled', 'labelled', 'OutOfSample', 'fitted_temperature', 'logistic_folds']
 
-# %% ../../nbs/curate/folds.ipynb #81ac326a
+# %% ../../nbs/curate/folds.ipynb #1cf82cfd
 import math, time, warnings
 import numpy as np, torch
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from .duplicates import group_ids
 from ..data.images import check_known
 from ..measure.scores import PREDICTED, Scores, unreported_scores
 
-# %% ../../nbs/curate/folds.ipynb #525eff52
+# %% ../../nbs/curate/folds.ipynb #a8f7d911
 @dataclass
 class Labelled:
     "Features and labels that a probe can be fitted to"
@@ -54,7 +54,7 @@ def labelled(
     if len(np.unique(d.groups[(d.y>=0).cpu().numpy()]))<2: raise ValueError("groups: expected two at least, got all labels in one")
     return d
 
-# %% ../../nbs/curate/folds.ipynb #8e04f016
+# %% ../../nbs/curate/folds.ipynb #16d6c85d
 @dataclass
 class OutOfSample:
     "What probes say of samples that they have not seen"
@@ -74,7 +74,7 @@ class OutOfSample:
         arrays = {n: v.cpu().numpy() for n,v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, scores=self.scores.numpy(), **arrays)
 
-# %% ../../nbs/curate/folds.ipynb #0bf2c544
+# %% ../../nbs/curate/folds.ipynb #bc63c155
 def fitted_temperature(
     logits: torch.Tensor, # Of samples that were not seen (N, C)
     y: torch.Tensor, # Their labels (N,)
@@ -87,15 +87,16 @@ def fitted_temperature(
     found = optional('scipy.optimize', 'images').minimize_scalar(loss, bounds=(math.log(1e-3), math.log(1e4)), method='bounded')
     return math.exp(-found.x)
 
-# %% ../../nbs/curate/folds.ipynb #71930568
+# %% ../../nbs/curate/folds.ipynb #049d62d2
 def _fold_of(d, folds, seed):
     "The fold of each sample (N,); -1 for a sample without a label, unless its group has one"
     split = optional('sklearn.model_selection', 'images')
     known = (d.y>=0).cpu().numpy().nonzero()[0]
     y,groups,res = d.y.cpu().numpy()[known],d.groups[known],np.full(len(d.y), -1)
-    kind = split.StratifiedGroupKFold if d.shared()[known].any() else split.StratifiedKFold
+    shared = d.shared()[known].any()
+    kind = split.StratifiedGroupKFold if shared else split.StratifiedKFold
     of_group = np.full(d.groups.max()+1, -1)
-    for k,(_,i) in enumerate(kind(folds, shuffle=True, random_state=seed).split(known, y, groups)):
+    for k,(_,i) in enumerate(kind(folds, shuffle=True, random_state=seed).split(known, y, groups if shared else None)):
         of_group[groups[i]] = k
         res[known[i]] = k
         lost = np.setdiff1d(y, np.delete(y, i))
@@ -115,7 +116,7 @@ def _logistic(x, y, c):
     if len(w)==1: w,b = torch.cat([-w, w])/2,torch.cat([-b, b])/2 # of two classes it gives the difference
     return w/length,b-(w/length)@mean,not seen
 
-# %% ../../nbs/curate/folds.ipynb #2e279000
+# %% ../../nbs/curate/folds.ipynb #f0b389fb
 def _outputs(d, fold, heads, f):
     "What `f` makes of the samples of each fold, the head that has not seen them and who they are; those of no fold go with the last head"
     for k,(w,b) in zip([*range(len(heads)-1), -1], heads):
@@ -143,7 +144,7 @@ def _mean_scores(d, folds, heads, probs):
     for name,k in zip(PREDICTED, top.T): mean[name] = torch.where(d.fine, k, -1)
     return Scores(**mean),torch.stack([s.logit_margin for s in each]).std(0).to(dtype) if len(each)>1 else None
 
-# %% ../../nbs/curate/folds.ipynb #b667d6e1
+# %% ../../nbs/curate/folds.ipynb #d11fc51d
 def _check_folds(d, folds, repeats):
     "`ValueError` where classes are too small for them"
     for name,value,least in (('folds', folds, 2), ('repeats', repeats, 1)):
