@@ -3,7 +3,8 @@ __version__ = "0.1.0"
 from importlib import import_module
 
 _PAGES = {'angle': ['angles'], 'measure.scores': ['avh', 'avc', 'score', 'Scores'], 'measure.model': ['score_model', 'score_batches'],
-    'loss.angular': ['AngularLinear', 'AVHLoss'], 'curate.run': ['score_images'], 'curate.result': ['Run']} # page -> what of it is found here
+    'loss.angular': ['AngularLinear', 'AVHLoss'],
+    'curate.run': ['score_images'], 'curate.result': ['Run']} # page -> what of it is found here
 _WHERE = {name: page for page,names in _PAGES.items() for name in names}
 
 __all__ = ['angles', 'avh', 'avc', 'score', 'score_model', 'score_batches', 'Scores', 'AngularLinear', 'AVHLoss']

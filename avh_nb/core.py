@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['FLOATS', 'check_features', 'check_labels', 'traced', 'check_scale', 'check_class_norms', 'report_invalid',
            'check_on_invalid', 'as_tensor', 'takes_arrays', 'compute_dtype', 'exact_product', 'optional',
-           'results_folder', 'work_folder', 'data_folder', 'all_or_nothing', 'seeded', 'worker_pool', 'device_name']
+           'results_folder', 'work_folder', 'data_folder', 'all_or_nothing', 'seeded', 'device_name']
 
 # %% ../nbs/core.ipynb #6b19a382
-import functools, importlib, inspect, math, os, platform, time, warnings
-from concurrent.futures import ThreadPoolExecutor
+import functools, importlib, inspect, math, os, platform, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -212,20 +211,6 @@ def seeded(
     "Seed PyTorch for one round of a training, dropout included"
     torch.manual_seed(1_000_003*seed+round)
     return torch.Generator().manual_seed(1_000_003*seed+round)
-
-# %% ../nbs/core.ipynb #342b6c2a
-def worker_pool(
-    n: int, # Threads
-)->ThreadPoolExecutor:
-    "Threads in each of which PyTorch uses one thread; in the one that asks it uses as many as before"
-    before = torch.get_num_threads()
-    def alone():
-        torch.set_num_threads(1)
-        torch.get_num_threads() # a thread asks for its number at its first work, and once
-    pool = ThreadPoolExecutor(n, thread_name_prefix='avh_nb', initializer=alone)
-    list(pool.map(lambda _: time.sleep(.001), range(n))) # all have started,
-    torch.set_num_threads(before) # and what they said holds for themselves, not for threads to come
-    return pool
 
 # %% ../nbs/core.ipynb #e467f30d
 def device_name(

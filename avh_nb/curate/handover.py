@@ -67,7 +67,8 @@ def datalab_class():
     except importlib.metadata.PackageNotFoundError: version = '2.9'
     if [int(n) for n in re.findall(r'\d+', version)[:2]]<[2, 9]:
         raise ImportError(f"this needs cleanlab from 2.9 on, under the Apache licence; {version} is installed: pip install '{install}'")
-    return theirs('cleanlab.datalab.datalab', install).Datalab
+    with warnings.catch_warnings(): # its import silences all warnings, of everybody
+        return theirs('cleanlab.datalab.datalab', install).Datalab
 
 # %% ../../nbs/curate/handover.ipynb #20620781
 def datalab(
@@ -86,8 +87,8 @@ def datalab(
         if given is not None and len(given)!=size: raise ValueError(f"{name}: expected {size}, got {len(given)}")
     if out==n: raise ValueError(f"labels: none of {n} images has a label and probabilities")
     if out and knn_graph is not None: raise ValueError(f"knn_graph: {out} of {n} images lack a label or probabilities; leave them out")
-    if out: warnings.warn(f"{out} of {n} images lack a label, probabilities or features, and are left out; lab.data['id'] names the others",
-        stacklevel=2)
+    what = "lack a label, probabilities or features, and are left out; lab.data['id'] names the others"
+    if out: warnings.warn(f"{out} of {n} images {what}", stacklevel=2)
     names = [str(k) for k in (range(c) if classes is None else classes)]
     order,rows = lexicographic(names),np.flatnonzero(known)
     data = dict(id=[str(i if ids is None else ids[i]) for i in rows], label=[names[labels[i]] for i in rows])
@@ -95,7 +96,9 @@ def datalab(
     lab = Datalab(hf.Dataset.from_dict(data, kinds), label_name='label', verbosity=0)
     near = {} if features is None else dict(features=np.asarray(features)[rows].astype(np.float32, copy=False))
     if knn_graph is not None: near = dict(knn_graph=knn_graph)
-    with contextlib.redirect_stdout(io.StringIO()) as said: lab.find_issues(pred_probs=probs[rows][:, order], **near)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as said:
+        warnings.filterwarnings('ignore', 'May not flag all label issues in class') # of classes with no label, or one
+        lab.find_issues(pred_probs=probs[rows][:, order], **near)
     failed = '; '.join(shown(l) for l in said.getvalue().split('\n') if l.startswith('Error in '))
     if 'is_label_issue' not in lab.issues: raise ValueError(f"cleanlab: {failed}")
     if failed: warnings.warn(f"cleanlab: {failed}", stacklevel=2)

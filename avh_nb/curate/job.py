@@ -7,7 +7,7 @@ __all__ = ['TRIES', 'Options', 'check_options', 'Job', 'met', 'known_labels', 's
 
 # %% ../../nbs/curate/job.ipynb #ecb5ff36
 import os, shlex, sys, time
-import numpy as np, torch
+import numpy as np
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -125,8 +125,9 @@ def _named(classifier, n_classes):
 
 def _about(source, data, options, device):
     columns = {k: getattr(options, k) for k in ('image', 'label', 'id', 'group')}
-    return dict(data=data if isinstance(data, (str, list)) else str(data), columns=columns, kind=source.kind, device=device_name(device.type),
-        versions=dict(avh_nb=__version__, **{p: version(p) for p in ('torch', 'numpy', 'pillow', 'pyarrow')}),
+    data = data if isinstance(data, (str, list)) else str(data)
+    return dict(data=data, columns=columns, kind=source.kind, device=device_name(device.type), versions=dict(avh_nb=__version__,
+        **{p: version(p) for p in ('torch', 'numpy', 'pillow', 'pyarrow')}),
         command=shlex.join(sys.argv), started=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
 def settle(
@@ -139,17 +140,19 @@ def settle(
     device,dtype = settled(o.device, o.dtype)
     source = data if isinstance(data, ImageSource) else open_images(data, o.image, o.label, o.id, o.group)
     parts,every = (parts_of(len(source), o.chunk, source.random_access, o.limit, s) for s in (o.shard, None))
-    places,allowed = np.sort(np.concatenate(list(every.values()))),allowed_errors(o.max_errors, sum(map(len, parts.values())))
+    places = np.sort(np.concatenate([np.zeros(0, np.int64), *every.values()]))
+    allowed = allowed_errors(o.max_errors, sum(map(len, parts.values())))
     classifier = pretrained(model, o.checkpoint, o.transform, o.classes)
     weights = weights_digest(classifier.model)
     extractor = met(source, places, classifier.transform, Extractor(classifier.model, device, DTYPES[dtype], o.head=='probe'))
-    choice,select = choose_head(o.head, known_labels(source, places), _named(classifier, extractor.n_classes), o.labels_map),None
+    names,select = _named(classifier, extractor.n_classes),None
+    choice = choose_head(o.head, known_labels(source, places), names, o.labels_map)
     if o.restrict and choice.head=='model':
         select = sorted(set(choice.of.values()))
         choice = Choice('model', [choice.classes[c] for c in select], {l: select.index(c) for l,c in choice.of.items()}, choice.why)
     y = np.array([choice.of.get(l, -1) for l in source.manifest['label'].to_pylist()], np.int64)
-    made_by = ingredients(classifier, weights, manifest_digest(as_manifest(source.manifest)), choice, dtype=dtype, chunk=o.chunk, limit=o.limit,
-        restrict=o.restrict, keep=list(parsed_keep(o.keep)), **(dict(probe=o.probe) if choice.head=='probe' else {}))
+    made_by = ingredients(classifier, weights, manifest_digest(as_manifest(source.manifest)), choice, dtype=dtype, chunk=o.chunk,
+        limit=o.limit, restrict=o.restrict, keep=list(parsed_keep(o.keep)), **(dict(probe=o.probe) if choice.head=='probe' else {}))
     about = _about(source, data, o, device) | dict(classes=choice.classes, of=choice.of, why=choice.why, n_parts=len(every))
     gpu,threads = device.type!='cpu',min(16, os.cpu_count()) if o.workers=='auto' else o.workers
     address = dict(model=classifier.name, checkpoint=Path(o.checkpoint).stem if o.checkpoint else 'final', seed=o.seed)

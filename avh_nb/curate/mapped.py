@@ -41,7 +41,8 @@ def check_classes(
     if not off: return
     there = shown(vocabulary.names[off[0]]) if off[0]<len(vocabulary) else 'nothing'
     raise ValueError(f"label: {len(off)} of {len(names)} classes are others to the network, such as {off[0]}, which is "
-        f"{shown(names[off[0]])} here and {there} there; dataset.align_labels_with_mapping({{name: class of the network}}, column) renumbers them")
+        f"{shown(names[off[0]])} here and {there} there; dataset.align_labels_with_mapping, of each name the class of the network, "
+        "renumbers them")
 
 # %% ../../nbs/curate/mapped.ipynb #f51d2e7c
 def batch_scorer(

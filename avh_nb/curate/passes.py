@@ -11,7 +11,7 @@ import numpy as np, pyarrow as pa, torch
 from contextlib import contextmanager
 from pathlib import Path
 from tqdm import tqdm
-from ..core import worker_pool
+from .feed import worker_pool
 from .agreement import check_agreement
 from .feed import batches, in_pieces
 from .job import Job
@@ -82,7 +82,8 @@ class Guard:
         self.known.append(_columns(table))
         label,pred = (np.concatenate([k[i] for k in self.known]) for i in (0, 1))
         good = ~(np.isnan(label.astype(float)) | np.isnan(pred.astype(float)))
-        check_agreement(LabelMap(self.job.choice.of, self.job.choice.why), label[good].astype(int), pred[good].astype(int), self.job.choice.classes)
+        of,classes = LabelMap(self.job.choice.of, self.job.choice.why),self.job.choice.classes
+        check_agreement(of, label[good].astype(int), pred[good].astype(int), classes)
 
 def stores(
     job: Job,

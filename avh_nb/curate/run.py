@@ -8,7 +8,7 @@ __all__ = ['groups_of', 'score_by_probe', 'rehearsed', 'with_options', 'score_im
 # %% ../../nbs/curate/run.ipynb #975d6251
 import inspect, sys, time
 import numpy as np, pyarrow as pa, torch
-from ..core import worker_pool
+from .feed import worker_pool
 from .duplicates import duplicate_groups
 from .feed import Clock, batches
 from .job import Job, Options, in_words, settle
@@ -49,7 +49,8 @@ def score_by_probe(
     t = features.table(['row', 'embedding']).sort_by('row')
     rows,x = t['row'].to_numpy(),read_embeddings(t, 'embedding')
     with job.clock.on('score'):
-        found = out_of_sample(torch.from_numpy(x), torch.from_numpy(job.y[rows]), job.options.probe, groups_of(job, rows, x), job.options.seed)
+        y,groups = torch.from_numpy(job.y[rows]),groups_of(job, rows, x)
+        found = out_of_sample(torch.from_numpy(x), y, job.options.probe, groups, job.options.seed)
     job.about['probe'] = found.about
     every = parts_of(len(job.source), job.options.chunk, job.source.random_access, job.options.limit)
     place,failed = {int(r): i for i,r in enumerate(rows)},{e['id']: e for e in features.errors()}
@@ -70,10 +71,10 @@ def rehearsed(
     with worker_pool(job.threads) as pool:
         for start in (0, job.size):
             job.clock,begun = Clock(),time.perf_counter()
-            for got,x,_ in batches(job.source, rows[start:start+job.size], lambda: job.size, decode, job.transform, job.clock, pool, job.threads):
+            part = rows[start:start+job.size]
+            for got,x,_ in batches(job.source, part, lambda: job.size, decode, job.transform, job.clock, pool, job.threads):
                 if x is not None: run_batch(job, got, x)
-            n = len(rows[start:start+job.size])
-            if n: seconds = (time.perf_counter()-begun)/n
+            if len(part): seconds = (time.perf_counter()-begun)/len(part)
     return in_words(job, seconds if len(rows) else None)
 
 # %% ../../nbs/curate/run.ipynb #7d6ab0cb

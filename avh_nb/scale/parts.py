@@ -22,7 +22,7 @@ COLUMNS = dict(id=pa.string(), path=pa.string(), label=pa.int32(), label_name=TE
     fold=pa.int32(), repeats=pa.int32(), sample_kind=TEXT, row=pa.int64()) # new ones at the end only
 RUN = dict(model=TEXT, checkpoint=TEXT, seed=pa.int64()) # what the folders of a part say
 
-# %% ../../nbs/scale/parts.ipynb #26bb2172
+# %% ../../nbs/scale/parts.ipynb #f42108e3
 def _kind(t):
     "Of a type, in a word; None for one that no part holds"
     if pa.types.is_dictionary(t): t = t.value_type
@@ -34,6 +34,7 @@ def _kind(t):
 def _cast(name, column):
     "A column in its type; those of one's own keep theirs"
     to,kind = COLUMNS.get(name),_kind(column.type)
+    if to is not None and not len(column): return pa.chunked_array([], to) # the type of nothing says nothing
     want = kind if to is None else _kind(to)
     if kind is None or name in RUN: raise ValueError(f"table: column {name!r}: expected {'another name' if kind else 'numbers or text'}, "
         f"got {column.type}")
@@ -126,16 +127,16 @@ def aside(
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../../nbs/scale/parts.ipynb #91a4773a
+# %% ../../nbs/scale/parts.ipynb #32951860
 def write_part(
     path, # Of the part, as part_name has it
     table: pa.Table, # As conform has it
     part: Part, # What the footer is to say, except for the number of rows
 ):
     "Write a part, whole or not at all; `OSError` where the disk is full"
-    floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), 'id': 'DELTA_BYTE_ARRAY', 'path': 'DELTA_BYTE_ARRAY', 'row': 'DELTA_BINARY_PACKED',
-        **{f.name: 'PLAIN' for f in table.schema if pa.types.is_fixed_size_binary(f.type)}}
+    floats = [f.name for f in table.schema if f.type in (pa.float32(), pa.float64())]
+    coding = {**dict.fromkeys(floats, 'BYTE_STREAM_SPLIT'), **dict.fromkeys(('id', 'path'), 'DELTA_BYTE_ARRAY'),
+        'row': 'DELTA_BINARY_PACKED', **{f.name: 'PLAIN' for f in table.schema if pa.types.is_fixed_size_binary(f.type)}}
     coding = {n: c for n,c in coding.items() if n in table.column_names}
     about = dict(part._asdict(), schema=SCHEMA, rows=len(table)); del about['path']
     try:
@@ -148,7 +149,7 @@ def write_part(
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         raise OSError(e.errno, f"{path}: the disk is full. The parts before it are good: make room, and run again to go on") from e
 
-# %% ../../nbs/scale/parts.ipynb #655382bd
+# %% ../../nbs/scale/parts.ipynb #0930c15f
 def complete(
     table: pa.Table, # With a column id
     columns=None, # Names of the columns wanted; None: all of COLUMNS, then those of the table's own
@@ -176,7 +177,7 @@ def check_columns(columns, tables):
     "`ValueError` unless each column is one of COLUMNS or in one of the tables"
     known = [*COLUMNS, *dict.fromkeys(n for t in tables for n in t.column_names if n not in COLUMNS)]
     for c in columns:
-        if c not in known: raise ValueError(f"columns: expected some of {', '.join(known)}, got {c!r}")
+        if c not in known: raise ValueError(f"columns: expected some of {', '.join(known)}, or of one's own that is there, got {c!r}")
 
 def read_part(
     path, # Of a part, or of a plain Parquet file with scores

@@ -4,33 +4,34 @@
 
 # %% auto #0
 __all__ = ['folder_name', 'folder_text', 'plain', 'fingerprint_of', 'first_difference', 'read_json', 'write_json', 'part_files',
-           'StoreRun', 'settled']
+           'StoreRun', 'settled', 'as_frame']
 
-# %% ../../nbs/scale/runs.ipynb #5cbeda26
+# %% ../../nbs/scale/runs.ipynb #867fb695
 import hashlib, json, re
 import pyarrow as pa
 from fastcore.basics import patch
 from pathlib import Path
 from urllib.parse import quote, unquote
-from avh_nb.scale.parts import (PART, SCHEMA, Part, aside, check_columns, complete, conform, part_name, read_columns, read_footer,
+from avh_nb.scale.parts import (PART, SCHEMA, TEXT, Part, aside, check_columns, complete, conform, part_name, read_columns, read_footer,
     write_part)
 
-# %% ../../nbs/scale/runs.ipynb #de4279e0
+# %% ../../nbs/scale/runs.ipynb #d097a7ce
 def folder_name(
     text: str, # Such as 'timm/resnet50.a1_in1k'; anything but an empty string
 )->str: # What a file system takes, such as 'timm--resnet50.a1_in1k'
     "A name as part of a path"
     if not text: raise ValueError("name: expected at least one character")
-    text = re.sub(r'-(?=[-/])|(?<=[-/])-', '%2D', quote(text, safe='/-+,@', errors='surrogatepass')) # or a-/b would be a/-b
-    text = text.replace('/', '--')
-    if len(text)>200: raise ValueError(f"name: expected at most 200 bytes, got {len(text)} for {text[:60]}...")
-    return text
+    try: name = quote(text, safe='/-+,@')
+    except UnicodeEncodeError as e: raise ValueError(f"name: {text!r} is no text ({e.reason})") from e
+    name = re.sub(r'-(?=[-/])|(?<=[-/])-', '%2D', name).replace('/', '--') # or a-/b would be a/-b
+    if len(name)>200: raise ValueError(f"name: expected at most 200 bytes, got {len(name)} for {name[:60]}...")
+    return name
 
 def folder_text(
     name: str, # As it stands in the path
 )->str:
     "The name that became part of a path"
-    return unquote(name.replace('--', '/'), errors='surrogatepass')
+    return unquote(name.replace('--', '/'))
 
 # %% ../../nbs/scale/runs.ipynb #bb5ae772
 def plain(
@@ -185,7 +186,7 @@ def errors(self: StoreRun)->list:
     "A dict of id, path and reason for each image that could not be scored"
     return [e for p in self.parts() for e in p.errors]
 
-# %% ../../nbs/scale/runs.ipynb #6613fe49
+# %% ../../nbs/scale/runs.ipynb #8b1579e2
 @patch
 def table(self: StoreRun,
     columns=None, # Names of the columns wanted; None: all of COLUMNS, then one's own
@@ -200,3 +201,15 @@ def table(self: StoreRun,
     if columns is not None: check_columns(columns, tables)
     if not tables: tables = [pa.table(dict(id=pa.array([], pa.string())))]
     return complete(pa.concat_tables(tables, promote_options='permissive'), columns)
+
+def as_frame(table):
+    "A pandas DataFrame, with text as text: a Categorical would be grouped in the order in which names came"
+    names = [f.name for f in table.schema if f.type==TEXT]
+    return table.cast(pa.schema([(f.name, pa.string() if f.name in names else f.type) for f in table.schema])).to_pandas()
+
+@patch
+def frame(self: StoreRun,
+    columns=None, # As of table
+):
+    "The same as a pandas DataFrame"
+    return as_frame(self.table(columns))

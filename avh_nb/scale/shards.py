@@ -6,7 +6,7 @@
 __all__ = ['NARROW', 'WORKER', 'same_files', 'PartScorer', 'score_files', 'made_vectors', 'throughput', 'start_shard',
            'shard_speedup']
 
-# %% ../../nbs/scale/shards.ipynb #90795a5a
+# %% ../../nbs/scale/shards.ipynb #ea66d128
 import hashlib, os, statistics, subprocess, sys, time, warnings
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 from ..core import device_name, optional
 from ..engine.choice import which_engine
 from ..measure.head import Head
-from ..measure.scores import Scores, score
-from .blocks import ahead, pieces_of, score_piece
+from ..measure.definitions import PREDICTED, SCORES
+from ..measure.scores import score
+from .blocks import pieces_of, score_piece, side_by_side
 from .embeddings import embedding_table, parquet_files, read_embeddings, write_embeddings
 from .parts import COLUMNS
 from .runs import StoreRun, read_json, write_json
 
-# %% ../../nbs/scale/shards.ipynb #3d8514b6
+# %% ../../nbs/scale/shards.ipynb #9b17b079
 def same_files(
     path, # Of the list, a JSON file
     files: list, # Of (name, path), sorted
@@ -32,11 +33,11 @@ def same_files(
     now,before = [[name, p.stat().st_size] for name,p in files],(read_json(path) or dict(files=[]))['files']
     for k,(a,b) in enumerate(zip(before, now)):
         if a!=b: raise ValueError(f"files: number {k} is {b[0]!r} of {b[1]} bytes, and was {a[0]!r} of {a[1]} bytes when part {k} was made; "
-            "choose another folder (files may only be added where they sort after the others)")
+            f"files may only be added where they sort after the others. Choose another folder, or remove {path.parent}")
     if len(now)>len(before): write_json(path, dict(files=now))
 
-# %% ../../nbs/scale/shards.ipynb #6b741d48
-NARROW = 'pred', 'confidence', 'margin', 'entropy', 'norm', 'angle', 'avh', 'angular_gap' # scores that are kept
+# %% ../../nbs/scale/shards.ipynb #2edc4153
+NARROW = ('pred', 'pred2', 'confidence', 'margin', 'logit_margin', 'entropy', 'energy', 'norm', 'angle', 'avh', 'angular_gap')
 
 def _digest(t): return None if t is None else hashlib.sha256(t.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
 
@@ -52,9 +53,8 @@ class PartScorer:
         engine: str=None, # 'torch', 'numba', 'triton' or 'triton-fast'; None: the fastest there is
         overwrite: bool=False, # Remove the parts of another head or other columns?
     ):
-        unknown = [k for k in columns if k not in COLUMNS or k not in Scores.__annotations__]
-        if unknown: raise ValueError(f"columns: expected some of {', '.join(k for k in Scores.__annotations__ if k in COLUMNS)}, "
-            f"got {unknown[0]!r}")
+        for k in columns:
+            if k not in (known := (*PREDICTED, *SCORES)): raise ValueError(f"columns: expected some of {', '.join(known)}, got {k!r}")
         self.files,self.head,self.columns,self.engine = parquet_files(files),head,tuple(columns),engine
         self.names = dict(column=column, label=label, id=id)
         self.run = out if isinstance(out, StoreRun) else StoreRun(out, model)
@@ -62,6 +62,7 @@ class PartScorer:
         self.run.begin(dict(head=dict(classes=len(head.w), w=_digest(head.w), bias=_digest(head.bias), scale=head.scale),
             columns=list(columns), **self.names), dict(engine=engine, device=device_name(head.w.device.type),
             versions={p: version(p) for p in ('torch', 'numpy', 'pyarrow')}, time=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())), overwrite)
+        if not self.run.done(): (self.run.folder/'files.json').unlink(missing_ok=True) # whose parts were made by others
         same_files(self.run.folder/'files.json', self.files)
 
     def missing(self,
@@ -73,7 +74,7 @@ class PartScorer:
         done = self.run.done()
         return [k for k in range(i, len(self.files), n) if k not in done]
 
-# %% ../../nbs/scale/shards.ipynb #6597b493
+# %% ../../nbs/scale/shards.ipynb #fde0332a
 @patch
 def parts(self: PartScorer,
     numbers: list, # Of files, as of missing
@@ -83,21 +84,24 @@ def parts(self: PartScorer,
         for k in numbers:
             for piece in pieces_of(*self.files[k], self.head, **self.names): yield k,piece
             yield k,None
-    kept,invalid = [],0
-    for k,piece in ahead(read()):
-        if piece is not None:
-            x,y,ids = piece
-            s = score_piece(self.head, x, y, self.engine)
-            invalid += int((s.pred<0).sum())
-            kept.append(dict(id=ids, label=np.full(len(ids), -1) if y is None else y, **{n: getattr(s, n).numpy() for n in self.columns}))
+    def table(item):
+        k,piece = item
+        if piece is None: return k,None,0
+        x,y,ids = piece
+        s = score_piece(self.head, x, y, self.engine)
+        columns = dict(id=ids, label=np.full(len(ids), -1) if y is None else y, **{n: getattr(s, n).numpy() for n in self.columns})
+        return k,pa.table(columns),int((s.pred<0).sum())
+    none,kept,invalid = pa.table({n: pa.array([], COLUMNS[n]) for n in ('id', 'label', *self.columns)}),[],0
+    for k,t,bad in side_by_side(read(), table, torch.get_num_threads() if self.head.w.device.type=='cpu' else 1):
+        if t is not None:
+            kept.append(t); invalid += bad
             continue
-        empty = {n: pa.array([], COLUMNS[n]) for n in ('id', 'label', *self.columns)}
-        table = pa.concat_tables(map(pa.table, kept)) if kept else pa.table(empty)
-        self.run.write(k, table)
-        yield k,len(table),invalid
+        whole = pa.concat_tables(kept) if kept else none
+        self.run.write(k, whole)
+        yield k,len(whole),invalid
         kept,invalid = [],0
 
-# %% ../../nbs/scale/shards.ipynb #1ccf5630
+# %% ../../nbs/scale/shards.ipynb #86740201
 def score_files(
     files, # A folder of Parquet files, a file, or a list of files
     head: Head, # Of read_head, or of a model's last layer
@@ -119,7 +123,7 @@ def score_files(
         f"{scorer.files[invalid[0][0]][0]!r}; their scores are NaN", stacklevel=2)
     return rows
 
-# %% ../../nbs/scale/shards.ipynb #d8763bb0
+# %% ../../nbs/scale/shards.ipynb #c323dd90
 def made_vectors(
     folder, # For vectors/*.parquet and head.safetensors
     rows: int, dim: int, classes: int, # N, D, C
@@ -143,25 +147,23 @@ def throughput(
 )->dict: # MB/s of both layouts and their ratio; rows/s in memory and from disk to disk, and their ratio; bytes per row of scores
     "What reading and writing cost on this machine"
     with TemporaryDirectory(dir=folder) as at:
-        at,seconds = Path(at),dict(lists=[], bytes=[], memory=[], disk=[])
-        x,head,y = made_vectors(at, rows, dim, classes)
-        few = x[:listed].contiguous()
+        at,seconds,(x,head,y) = Path(at),dict(lists=[], bytes=[], memory=[], disk=[]),made_vectors(at, rows, dim, classes)
+        few = x[:listed]
         lists = pa.FixedSizeListArray.from_arrays(few.view(-1).numpy(), dim).cast(pa.list_(pa.float16()))
         pq.write_table(pa.table(dict(x=lists)), at/'lists.parquet'); write_embeddings(at/'bytes.parquet', embedding_table(few))
         calls = dict(lists=lambda: read_embeddings(at/'lists.parquet'), bytes=lambda: read_embeddings(at/'bytes.parquet'),
             memory=lambda: score(x, head.w, y, engine=engine),
             disk=lambda: score_files(at/'vectors', head, at/f'scores {len(seconds["disk"])}', engine=engine, progress=False))
         calls['memory']() # what is loaded and compiled at the first call is not the call's
+        assert all(np.array_equal(calls[k](), few) for k in ('lists', 'bytes')) # the same numbers
         for _ in range(rounds):
-            for k,f in calls.items():
-                start = time.perf_counter(); got = f(); seconds[k].append(time.perf_counter()-start)
-                if k in ('lists', 'bytes') and not np.array_equal(got, few): raise RuntimeError(f'{k}: other numbers were read')
-        size = sum(p.stat().st_size for p in (at/'scores 0').rglob('part-*.parquet'))
-    t = {k: statistics.median(v) for k,v in seconds.items()}
+            for k,f in calls.items(): start = time.perf_counter(); f(); seconds[k].append(time.perf_counter()-start)
+        t,parts = {k: statistics.median(v) for k,v in seconds.items()},(at/'scores 0').rglob('part-*.parquet')
+        size = sum(p.stat().st_size for p in parts)
     return dict(lists_mb_s=few.nbytes/1e6/t['lists'], bytes_mb_s=few.nbytes/1e6/t['bytes'], layout_ratio=t['lists']/t['bytes'],
         memory_rows_s=rows/t['memory'], disk_rows_s=rows/t['disk'], disk_share=t['memory']/t['disk'], score_bytes=size/rows)
 
-# %% ../../nbs/scale/shards.ipynb #2bdf1f8d
+# %% ../../nbs/scale/shards.ipynb #450571b8
 WORKER = '''import sys, torch
 from avh_nb.scale.blocks import read_head
 from avh_nb.scale.shards import score_files
@@ -177,9 +179,8 @@ def start_shard(
     shard: tuple, # (i, n)
 )->subprocess.Popen: # Which has said that it is ready, and begins when it is sent a line
     "A process of one thread that will score a share"
-    env = os.environ|dict(OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
-    p = subprocess.Popen([sys.executable, '-c', WORKER, *map(str, (files, head, out, *shard))], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env=env)
+    command = [sys.executable, '-c', WORKER, *map(str, (files, head, out, *shard))]
+    p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
     if p.stdout.readline()!='ready\n': raise RuntimeError('a shard did not start; its error is above')
     return p
 
@@ -197,10 +198,10 @@ def shard_speedup(
             for k,s in seconds.items():
                 processes = [start_shard(f'{at}/vectors', f'{at}/head.safetensors', f'{at}/{k} {r}', (i, k)) for i in range(k)]
                 start = time.perf_counter()
-                for p in processes: p.stdin.write('go\n'); p.stdin.flush()
+                for p in processes: print('go', file=p.stdin, flush=True)
                 done = sum(int(p.stdout.readline()) for p in processes)
                 s.append(time.perf_counter()-start)
                 for p in processes: p.communicate()
-                if done!=rows: raise RuntimeError(f'{done} of {rows} rows were scored')
-    one,several = (statistics.median(seconds[k]) for k in (1, n))
-    return dict(one=one, several=several, speedup=one/several)
+                assert done==rows
+    t = {k: statistics.median(s) for k,s in seconds.items()}
+    return dict(one=t[1], several=t[n], speedup=t[1]/t[n])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Store', 'Repeats', 'hardness']
 
-# %% ../../nbs/scale/store.ipynb #fad92b88
+# %% ../../nbs/scale/store.ipynb #3e02a22f
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from fastcore.basics import patch
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..core import optional
 from ..measure.scores import HARD_IS
 from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside
 from .manifest import as_manifest, manifest_digest, other_images
-from .runs import StoreRun, folder_text, read_json, write_json
+from .runs import StoreRun, as_frame, folder_text, read_json, write_json
 from .upkeep import check_run, compact_run
 
 # %% ../../nbs/scale/store.ipynb #2486b724
@@ -68,7 +68,7 @@ def keep_manifest(self: Store,
     if known['manifest']==digest: return digest
     raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
 
-# %% ../../nbs/scale/store.ipynb #62c0cf8d
+# %% ../../nbs/scale/store.ipynb #1c274927
 @patch
 def table(self: Store,
     columns=None, # Names of the columns wanted, as of a run, model, checkpoint and seed among them; None: all
@@ -88,7 +88,7 @@ def frame(self: Store,
     columns=None, # As of table
 ):
     "The same as a pandas DataFrame"
-    return self.table(columns).to_pandas()
+    return as_frame(self.table(columns))
 
 # %% ../../nbs/scale/store.ipynb #ccb5be8b
 def _quoted(text): return "'"+str(text).replace("'", "''")+"'"
@@ -138,7 +138,7 @@ def ls(self: Store)->list:
     width = {n: max(len(r[n]) for r in rows) for n in names}
     return ['  '.join(r[n].ljust(width[n]) if n in left else r[n].rjust(width[n]) for n in names).rstrip() for r in rows]
 
-# %% ../../nbs/scale/store.ipynb #ccef3142
+# %% ../../nbs/scale/store.ipynb #0006f847
 class Repeats(NamedTuple):
     "One score of the same images by several runs that differ in one thing"
     same: dict # What they have in common, such as model and checkpoint
@@ -153,6 +153,7 @@ def hardness(
 )->list: # Of Repeats, one for each two or more runs that have all else in common
     "How hard images are for several runs of one kind"
     if over not in RUN: raise ValueError(f"over: expected one of {', '.join(map(repr, RUN))}, got {over!r}")
+    if COLUMNS.get(score) in (pa.string(), TEXT): raise ValueError(f"score: expected a column of numbers, got {score!r}")
     alike,res = {},[]
     for r in store.runs(): alike.setdefault(tuple(getattr(r, n) for n in RUN if n!=over), []).append(r)
     for common,runs in alike.items():
@@ -165,7 +166,7 @@ def hardness(
         res.append(Repeats(dict(zip((n for n in RUN if n!=over), common)), [getattr(r, over) for r in runs], ids.to_pylist(), sign*matrix))
     return res
 
-# %% ../../nbs/scale/store.ipynb #6ac2e5d0
+# %% ../../nbs/scale/store.ipynb #103c7b49
 @patch
 def keep_errors(self: Store)->int: # How many there are
     "Write errors.parquet: run, id, path and reason of each image that could not be scored"
@@ -185,6 +186,7 @@ def compact(self: Store,
 @patch
 def check(self: Store)->list: # Of lines; none if all is well
     "What is wrong with the store: a manifest that was changed, files that do not belong, and what is wrong with each run"
+    if not self.folder.is_dir(): return [f"{self.folder}: no such folder"]
     known,manifest,found = read_json(self.folder/'_avh.json'),self.manifest,[]
     if known and manifest is not None and manifest_digest(manifest)!=known['manifest']:
         found.append(f"{self.folder/'manifest.parquet'}: was changed after the first run")

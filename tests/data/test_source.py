@@ -233,3 +233,28 @@ def test_threads_decode_the_same():
     with ThreadPoolExecutor(8) as pool: many = list(pool.map(lambda d: decode(d, 'x').tobytes(), data*3))
     print(f'{len(data)/alone:.0f} images/s alone')
     assert many==one*3
+
+# What others do is not enough
+
+def as_torchvision(data, name): return Image.open(io.BytesIO(data)).convert('RGB')
+def turned_only(data, name): return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB')
+def laid_on_white_only(data, name): return eight_bit(Image.open(io.BytesIO(data)), 'RGB')
+def turned_first(data, name): return ImageOps.exif_transpose(eight_bit(Image.open(io.BytesIO(data)), 'RGB')) # a TIFF is turned by then
+
+def upright(f):
+    image = pattern(); exif = image.getexif(); exif[0x0112] = 6
+    for form in ('jpeg', 'png'): assert f(encoded(image, form, exif=exif), 'x').size==(7, 12)
+def white_behind(f): assert f(encoded(Image.new('RGBA', (1, 1), (255, 0, 0, 0))), 'x').getpixel((0, 0))==(255,)*3
+def deep(f): assert f(encoded(Image.fromarray(np.full((1, 1), 20000, np.uint16))), 'x').getpixel((0, 0))[0]==78
+def value_errors_alone(f):
+    for data in (b'', b'text', encoded(pattern(), 'jpeg')[:150]):
+        with pytest.raises(ValueError, match='^x: '): f(data, 'x')
+def no_bombs(f):
+    with pytest.raises(ValueError, match='pixels, more than'): f(bomb(9_500, 9_500), 'x')
+
+@pytest.mark.parametrize('mutant,check', [(as_torchvision, upright), (as_torchvision, white_behind), (as_torchvision, deep),
+    (as_torchvision, value_errors_alone), (as_torchvision, no_bombs), (turned_only, white_behind), (turned_only, deep),
+    (laid_on_white_only, upright), (turned_first, no_bombs)])
+def test_usual_ways_to_open_a_picture_fail_here(mutant, check):
+    check(decode)
+    with pytest.raises(BaseException): check(mutant) # noqa: B017, whatever it is
