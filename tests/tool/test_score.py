@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from avh_nb.curate.agreement import LabelMapError
 from avh_nb.curate.job import Options
-from avh_nb.curate.run import TooManyErrors
+from avh_nb.curate.passes import TooManyErrors
 from avh_nb.measure.scores import score
 from avh_nb.scale.embeddings import embedding_table, write_embeddings
 from avh_nb.scale.store import Store
