@@ -107,4 +107,4 @@ def to_fiftyone(self: Run,
     prefix: str='avh',
 ): # The dataset
     "Put scores and predictions into a FiftyOne data set, one field each"
-    return _to_fiftyone(dataset, self.frame, prefix)
+    return _to_fiftyone(dataset, self.frame, prefix, self.vectors('probs'))
