@@ -36,7 +36,8 @@ COMMANDS = { # what is typed after avh
         'avh convert embeddings/*.parquet --out fast/'),
     'rebuild': Command('avh_nb.tool.rebuild:avh_rebuild', 'study', 'Extend the records of a study of the paper',
         'avh rebuild human --seeds 5 --dry'),
-    'data': Command('avh_nb.tool.rebuild:avh_data', 'study', 'Download the data sets of the studies', 'avh data cifar10 cifar10h'),
+    'data': Command('avh_nb.tool.data:avh_data', 'images', 'Download the data sets of the studies, or write digits into a folder',
+        'avh data digits --folder digits'),
     'bench': Command('avh_nb.tool.bench:main', 'study', 'Measure what scores cost on this machine', 'avh bench --device cpu'),
     'site': Command('avh_nb.tool.site:main', 'dev', 'Build these pages', 'avh site docs'),
 }
