@@ -1,13 +1,14 @@
 "Reliability over models against slow loops, against truths known from how scores were made, and against easy mistakes."
 import math
 import numpy as np, pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from avh_nb.stats.correlation import spearman
 from avh_nb.stats.reliability import (_icc, _sums, compare_images, image_hardness, model_reliability, models_needed,
     percentile_ranks, spearman_brown, split_half_reliability)
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) # whatever else the machine does
 value = st.integers(-3, 3).map(float)
 shape = st.tuples(st.integers(1, 6), st.integers(2, 12))
 matrices = shape.flatmap(lambda s: arrays(float, s, elements=value))
@@ -30,6 +31,7 @@ def slow_ranks(matrix):
             if v==v: res[m, i] = (sum(o<v for o in known)+sum(o==v for o in known)/2)/len(known)
     return res
 
+@patient
 @given(gapped)
 def test_ranks_against_a_slow_loop(matrix):
     ranks = percentile_ranks(matrix)
@@ -49,6 +51,7 @@ def test_shapes_that_are_refused(bad):
 
 # Error bars
 
+@patient
 @given(gapped)
 def test_hardness_against_a_slow_loop(matrix):
     h,ranks = image_hardness(matrix),slow_ranks(matrix)
@@ -60,6 +63,7 @@ def test_hardness_against_a_slow_loop(matrix):
             assert h.error[i]==pytest.approx(known.std(ddof=1)/len(known)**.5, abs=1e-12) and 0<=h.low[i]<=h.mean[i]+1e-12<=h.high[i]+2e-12
             assert h.high[i]<=1
 
+@patient
 @given(matrices)
 def test_easy_and_hard_are_mirrored(matrix):
     h,m = image_hardness(matrix),image_hardness(-matrix)
@@ -90,6 +94,7 @@ def slow_icc(ranks):
     size = (n-sum(len(g)**2 for g in groups)/n)/(k-1)
     return (between-within)/(between+(size-1)*within)
 
+@patient
 @given(gapped)
 def test_icc_against_a_slow_loop(matrix):
     ranks = slow_ranks(matrix)
@@ -154,11 +159,13 @@ def test_the_interval_of_the_icc_holds_for_other_models_and_images(spread, least
 
 # How many
 
+@patient
 @given(st.floats(.001, .999), st.floats(.01, .99))
 def test_models_needed_are_just_enough(r, target):
     n = models_needed(r, target)
     assert n>=1 and spearman_brown(r, n)>=target-1e-9 and (n==1 or spearman_brown(r, n-1)<target+1e-9)
 
+@patient
 @given(st.floats(.01, .99), st.integers(1, 30))
 def test_spearman_brown_there_and_back(r, k):
     assert spearman_brown(spearman_brown(r, k), 1/k)==pytest.approx(r) and spearman_brown(r, k)>=r-1e-12
