@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Store', 'Repeats', 'hardness']
 
-# %% ../../nbs/scale/store.ipynb #3e02a22f
+# %% ../../nbs/scale/store.ipynb #6093af4a
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from fastcore.basics import patch
 from pathlib import Path
 from typing import NamedTuple
 from ..core import optional
 from ..measure.scores import HARD_IS
-from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside
+from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside, check_columns, read_json, write_json
 from .manifest import as_manifest, manifest_digest, other_images
-from .runs import StoreRun, as_frame, folder_text, read_json, write_json
+from .runs import StoreRun, as_frame, folder_text
 from .upkeep import check_run, compact_run
 
 # %% ../../nbs/scale/store.ipynb #2486b724
@@ -68,20 +68,23 @@ def keep_manifest(self: Store,
     if known['manifest']==digest: return digest
     raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
 
-# %% ../../nbs/scale/store.ipynb #1c274927
+# %% ../../nbs/scale/store.ipynb #6695531b
 @patch
 def table(self: Store,
     columns=None, # Names of the columns wanted, as of a run, model, checkpoint and seed among them; None: all
 )->pa.Table:
     "The scores of all runs, with the columns model, checkpoint and seed in front"
-    own = None if columns is None else ['id', *(c for c in columns if c not in RUN)]
+    own = None if columns is None else [c for c in columns if c not in RUN]
     def said(v, to, n): return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [v]) if to==TEXT else np.full(n, v)
     tables = [pa.table({n: pa.array([], to) for n,to in {**RUN, **COLUMNS}.items()})]
     for r in self.runs():
-        t = r.table(own)
-        tables.append(pa.table({**{n: said(getattr(r, n), to, len(t)) for n,to in RUN.items()}, **dict(zip(t.column_names, t.columns))}))
+        for t in r.pieces(own):
+            who = {n: said(getattr(r, n), to, len(t)) for n,to in RUN.items()}
+            tables.append(pa.table({**who, **dict(zip(t.column_names, t.columns))}))
     whole = pa.concat_tables(tables, promote_options='permissive')
-    return whole if columns is None else whole.select(list(columns))
+    if columns is None: return whole
+    check_columns(own, [whole])
+    return whole.select(list(columns))
 
 @patch
 def frame(self: Store,

@@ -1,13 +1,14 @@
 "Reliability over models against slow loops, against truths known from how scores were made, and against easy mistakes."
 import math
 import numpy as np, pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from avh_nb.stats.correlation import spearman
-from avh_nb.stats.reliability import (_icc, _sums, compare_images, image_hardness, models_needed, percentile_ranks, reliability,
-    spearman_brown, split_half)
+from avh_nb.stats.reliability import (_icc, _sums, compare_images, image_hardness, model_reliability, models_needed,
+    percentile_ranks, spearman_brown, split_half_reliability)
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) # whatever else the machine does
 value = st.integers(-3, 3).map(float)
 shape = st.tuples(st.integers(1, 6), st.integers(2, 12))
 matrices = shape.flatmap(lambda s: arrays(float, s, elements=value))
@@ -30,6 +31,7 @@ def slow_ranks(matrix):
             if v==v: res[m, i] = (sum(o<v for o in known)+sum(o==v for o in known)/2)/len(known)
     return res
 
+@patient
 @given(gapped)
 def test_ranks_against_a_slow_loop(matrix):
     ranks = percentile_ranks(matrix)
@@ -44,11 +46,12 @@ def test_infinite_scores_are_ranked():
 
 @pytest.mark.parametrize('bad', [[1, 2, 3], 3., [[1], [2]], np.zeros((2, 2, 2)), np.zeros((2, 0))])
 def test_shapes_that_are_refused(bad):
-    for f in (percentile_ranks, image_hardness, reliability, split_half, lambda m: compare_images(m, 0, 1)):
+    for f in (percentile_ranks, image_hardness, model_reliability, split_half_reliability, lambda m: compare_images(m, 0, 1)):
         with pytest.raises(ValueError, match=r'matrix: expected shape \(M, N\), N at least 2'): f(bad)
 
 # Error bars
 
+@patient
 @given(gapped)
 def test_hardness_against_a_slow_loop(matrix):
     h,ranks = image_hardness(matrix),slow_ranks(matrix)
@@ -60,6 +63,7 @@ def test_hardness_against_a_slow_loop(matrix):
             assert h.error[i]==pytest.approx(known.std(ddof=1)/len(known)**.5, abs=1e-12) and 0<=h.low[i]<=h.mean[i]+1e-12<=h.high[i]+2e-12
             assert h.high[i]<=1
 
+@patient
 @given(matrices)
 def test_easy_and_hard_are_mirrored(matrix):
     h,m = image_hardness(matrix),image_hardness(-matrix)
@@ -90,6 +94,7 @@ def slow_icc(ranks):
     size = (n-sum(len(g)**2 for g in groups)/n)/(k-1)
     return (between-within)/(between+(size-1)*within)
 
+@patient
 @given(gapped)
 def test_icc_against_a_slow_loop(matrix):
     ranks = slow_ranks(matrix)
@@ -102,7 +107,7 @@ def test_icc_against_a_slow_loop(matrix):
 @pytest.mark.parametrize('noise', [.3, .5, 1, 2])
 def test_reliability_and_models_needed_against_the_truth(noise):
     scores,_ = simulated(noise, images=2000, seed=1)
-    r,true = reliability(scores),true_icc(noise)
+    r,true = model_reliability(scores),true_icc(noise)
     print(f'noise {noise}: one model {r.one:.3f} (truth {true:.3f}), eight {r.mean:.3f} (truth {spearman_brown(true, 8):.3f}), '
         f'split halves {r.halves:.3f}, needed {r.needed()} (truth {models_needed(true)})')
     assert r.one.mean==pytest.approx(true, rel=.1) and r.mean.mean==pytest.approx(spearman_brown(true, 8), rel=.1)
@@ -117,27 +122,28 @@ def test_reliability_and_models_needed_against_the_truth(noise):
 def test_icc_is_the_mean_correlation_of_two_models():
     scores,_ = simulated(1., models=5, images=2000)
     pairs = [spearman(a, b) for i,a in enumerate(scores) for b in scores[:i]]
-    assert reliability(scores).one.mean==pytest.approx(np.mean(pairs), abs=2e-3)
+    assert model_reliability(scores).one.mean==pytest.approx(np.mean(pairs), abs=2e-3)
 
 def test_limits():
     rng = np.random.default_rng(0)
     row = rng.normal(size=300)
-    same,noise = reliability(np.stack([row]*4)),reliability(rng.normal(size=(8, 2000)))
+    same,noise = model_reliability(np.stack([row]*4)),model_reliability(rng.normal(size=(8, 2000)))
     assert same.one.mean==pytest.approx(1) and same.halves==pytest.approx(1) and same.needed()==1 and same.one.high<=1
     assert abs(noise.one.mean)<.02 and noise.one.verdict()=='open' and noise.needed()>300
-    opposed = reliability(np.stack([row, -row, row, -row]))
+    opposed = model_reliability(np.stack([row, -row, row, -row]))
     assert opposed.one.mean<0 and opposed.needed()==math.inf and opposed.mean.mean==0
-    two = reliability(simulated(1., models=2)[0])
+    two = model_reliability(simulated(1., models=2)[0])
     assert np.isnan([two.one.low, two.one.high, two.mean.low]).all() and two.one.mean==pytest.approx(true_icc(1.), abs=.05)
-    for bad in (np.zeros((1, 9)), np.where(np.eye(4), 1., np.nan), np.zeros((3, 9))): # no image has two scores; or all are alike
-        with pytest.raises(ValueError, match='matrix: expected images that differ and have 2 scores or more, got none with'): reliability(bad)
+    nothing = 'matrix: expected images that differ and have 2 scores or more, got none with'
+    for bad in (np.zeros((1, 9)), np.where(np.eye(4), 1., np.nan), np.zeros((3, 9))): # one score an image, or all alike
+        with pytest.raises(ValueError, match=nothing): model_reliability(bad)
 
 def test_scores_that_are_missing_change_little():
     scores,_ = simulated(1., images=3000, seed=2)
-    whole = reliability(scores).one.mean
+    whole = model_reliability(scores).one.mean
     missing = scores.copy(); missing[np.random.default_rng(0).random(scores.shape)<.3] = np.nan
-    r = reliability(missing)
-    assert r.one.mean==pytest.approx(whole, abs=.03) and r.halves==pytest.approx(reliability(scores).halves, rel=.1)
+    r = model_reliability(missing)
+    assert r.one.mean==pytest.approx(whole, abs=.03) and r.halves==pytest.approx(model_reliability(scores).halves, rel=.1)
 
 @pytest.mark.parametrize('spread,least', [(0, .93), (.5, .88)])
 def test_the_interval_of_the_icc_holds_for_other_models_and_images(spread, least):
@@ -146,18 +152,20 @@ def test_the_interval_of_the_icc_holds_for_other_models_and_images(spread, least
     true,found = (6/np.pi*np.arcsin(1/np.sqrt((1+noise**2).prod(0))/2)).mean(),[]
     for _ in range(120):
         each = .8*np.exp(spread*rng.normal(size=(6, 1)))
-        found.append(reliability(rng.normal(size=200)+each*rng.normal(size=(6, 200))).one)
+        found.append(model_reliability(rng.normal(size=200)+each*rng.normal(size=(6, 200))).one)
     covered = np.mean([f.low<=true<=f.high for f in found])
     print(f'spread of noise {spread}: {covered:.1%} of the intervals of the ICC hold the truth')
     assert covered>=least
 
 # How many
 
+@patient
 @given(st.floats(.001, .999), st.floats(.01, .99))
 def test_models_needed_are_just_enough(r, target):
     n = models_needed(r, target)
     assert n>=1 and spearman_brown(r, n)>=target-1e-9 and (n==1 or spearman_brown(r, n-1)<target+1e-9)
 
+@patient
 @given(st.floats(.01, .99), st.integers(1, 30))
 def test_spearman_brown_there_and_back(r, k):
     assert spearman_brown(spearman_brown(r, k), 1/k)==pytest.approx(r) and spearman_brown(r, k)>=r-1e-12
