@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_head', 'ahead', 'side_by_side', 'pieces_of', 'score_piece']
 
-# %% ../../nbs/scale/blocks.ipynb #dce499c8
+# %% ../../nbs/scale/blocks.ipynb #5a54a1ef
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from ..measure.head import Head
 from ..measure.scores import Scores
 from .embeddings import as_rows, find_embeddings, layout_of, length_of, open_parquet, rows_at_once
 
-# %% ../../nbs/scale/blocks.ipynb #11307851
+# %% ../../nbs/scale/blocks.ipynb #ce97cbde
 def read_head(
     path, # A safetensors file
     weight: str='weight', # Name of the class vectors (C, D); where there is none, the only tensor of two dimensions
@@ -43,7 +43,7 @@ def read_head(
         if t is not None and t.dtype not in FLOATS: refuse(f'{k}: expected floating point, got {t.dtype}')
     return Head(w, b, scale)
 
-# %% ../../nbs/scale/blocks.ipynb #06de59b1
+# %% ../../nbs/scale/blocks.ipynb #383561fe
 def ahead(
     items, # A generator, which is run in another thread
     depth: int=2, # Items that are made before they are asked for
@@ -56,7 +56,7 @@ def ahead(
             waiting.append(pool.submit(next, items, end))
             yield item
 
-# %% ../../nbs/scale/blocks.ipynb #06e85375
+# %% ../../nbs/scale/blocks.ipynb #f648d810
 def _alone(started):
     torch.set_num_threads(1)
     torch.get_num_threads() # a thread asks for its number at its first work, and once
@@ -83,15 +83,15 @@ def side_by_side(
         while waiting: yield waiting.popleft().result()
     if failed: raise failed
 
-# %% ../../nbs/scale/blocks.ipynb #0af5d539
+# %% ../../nbs/scale/blocks.ipynb #1bffcef7
 def _labels(a, n_classes, where, first):
     "Labels of a piece, -1 where unknown; errors name the row"
     if not pa.types.is_integer(a.type): raise ValueError(f"{where}: labels: expected integers from 0 to {n_classes-1}, or -1 or null for "
         f"unknown, got {a.type}; rewrite them, or give label=None")
-    y = a.fill_null(-1).to_numpy(zero_copy_only=False)
+    y = a.fill_null(0).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero((y<-1) | (y>=n_classes))[:1]:
         raise ValueError(f"{where}: row {first+row}: label: expected from 0 to {n_classes-1}, or -1 or null for unknown, got {y[row]}")
-    return y.astype(np.int64)
+    return np.where(a.is_null().to_numpy(False), -1, y.astype(np.int64))
 
 def _ids(a, where, first):
     if a.null_count: raise ValueError(f"{where}: row {first+a.is_null().to_numpy(False).argmax()}: no id (null)")
@@ -110,23 +110,24 @@ def pieces_of(
     field,there = find_embeddings(file.schema_arrow, column, where),file.schema_arrow.names
     for k in (label, id):
         if k not in (None, 'label', 'id', *there): raise ValueError(f"{where}: no column {k!r}, only {', '.join(map(repr, there))}")
-    (c,d),dim = head.w.shape,length_of(file, field, where)
-    if dim not in (None, d): raise ValueError(f"{where}: column {field.name!r} holds vectors of {dim} numbers, the class vectors have {d}")
-    groups = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
+    (c,d),dim,rows = head.w.shape,length_of(file, field, where),[file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    if dim!=d and any(rows): raise ValueError(f"{where}: column {field.name!r} holds vectors of {dim} numbers, the class vectors have {d}")
     width = d*torch.finfo(getattr(torch, layout_of(field)[0])).bits//8
     batches = file.iter_batches(rows_at_once(width), columns=[k for k in dict.fromkeys((field.name, label, id)) if k in there])
     while True:
-        where = f'{name!r}: row group {np.searchsorted(groups, row, "right")}'
+        where = f'{name!r}: row group {np.searchsorted(np.cumsum(rows), row, "right")}'
         try: piece = next(batches, None)
         except (pa.ArrowException, OSError) as e: raise ValueError(f"{where}: damaged ({e})") from e
-        if piece is None: return
+        if piece is None: break
+        if not len(piece): continue
         x,n = as_rows(piece[field.name], field, where, row, d),len(piece)
         y = _labels(piece[label], c, where, row) if label in there else None
         ids = _ids(piece[id], where, row) if id in there else _numbered(name, row, n)
         yield x,y,ids
         row += n
+    if not row: yield np.zeros((0, d), np.float32),None,pa.array([], pa.string()) # a file without rows is one empty piece
 
-# %% ../../nbs/scale/blocks.ipynb #15e3bc58
+# %% ../../nbs/scale/blocks.ipynb #9a71220a
 def score_piece(
     head: Head,
     x: np.ndarray, # Features (n, D)
