@@ -6,7 +6,7 @@
 __all__ = ['MOST', 'ROWS', 'Counts', 'count_predictions', 'explained', 'best_assignment', 'Agreement', 'agreement',
            'LabelMapError', 'usual_slips', 'check_agreement']
 
-# %% ../../nbs/curate/agreement.ipynb #be52bb23
+# %% ../../nbs/curate/agreement.ipynb #520fac5d
 import json
 import numpy as np
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..core import all_or_nothing, optional
 from .labels import LabelMap, in_order
 
-# %% ../../nbs/curate/agreement.ipynb #59724aa7
+# %% ../../nbs/curate/agreement.ipynb #3ecbc977
 MOST = 40 # images of a class, and...
 ROWS = 500 # classes that are looked at
 
@@ -44,7 +44,7 @@ def count_predictions(
     for r,t in enumerate(taken): np.add.at(halves, (np.arange(len(t))%2, r, np.searchsorted(cols, pred[t])), 1)
     return Counts(rows, cols, np.searchsorted(cols, rows), halves)
 
-# %% ../../nbs/curate/agreement.ipynb #41988ee7
+# %% ../../nbs/curate/agreement.ipynb #4e4b926a
 def explained(
     k, # (R, P) counts
     a, # (R,) for each row the column that an assignment gives it
@@ -61,7 +61,7 @@ def best_assignment(
     "The one-to-one assignment that explains most, each row weighing the same"
     return optional('scipy.optimize', 'images').linear_sum_assignment(-k/np.maximum(k.sum(1, keepdims=True), 1))[1]
 
-# %% ../../nbs/curate/agreement.ipynb #c20532ff
+# %% ../../nbs/curate/agreement.ipynb #89099fe0
 class Agreement(NamedTuple):
     "How far the network agrees with a map of labels"
     classes: int # that were looked at
@@ -83,14 +83,17 @@ def agreement(
     wrong = 2*agree<n and other>=2*own and kappa(other, by_luck)-kappa(own, own_luck)>=.3+1.2/n and other-by_luck>=4*var**.5
     return Agreement(n, agree, float(own/images), float(other/images), bool(wrong))
 
-# %% ../../nbs/curate/agreement.ipynb #4e034b8e
+# %% ../../nbs/curate/agreement.ipynb #4a6d1ea9
 class LabelMapError(ValueError):
     "The map of labels and the network do not agree"
-    def __init__(self, message, suggestion=None): super().__init__(message); self.suggestion = suggestion or {} # label -> class, None if open
+    def __init__(self, message, suggestion=None):
+        super().__init__(message)
+        self.suggestion = suggestion or {} # label -> class, None where it is open
 
     def save(self, path):
         "Write the map that is likely right as JSON, for map_labels; labels that are open get null"
-        with all_or_nothing(path) as part: Path(part).write_text(json.dumps(self.suggestion, indent=1, ensure_ascii=False), encoding='utf-8')
+        text = json.dumps(self.suggestion, indent=1, ensure_ascii=False)
+        with all_or_nothing(path) as part: Path(part).write_text(text, encoding='utf-8')
 
 def usual_slips(
     of: dict, # Label -> class by the map, no None
@@ -106,7 +109,7 @@ def usual_slips(
         slips["as if the classes were in alphabetical order"] = {l: rank[c] for l,c in of.items()}
     return slips
 
-# %% ../../nbs/curate/agreement.ipynb #454e1453
+# %% ../../nbs/curate/agreement.ipynb #914e8ed0
 def check_agreement(
     label_map: LabelMap,
     label, # (N,) class of each image by the map, -1 for none
@@ -140,7 +143,7 @@ def _disagreement(label_map, k, found, names):
         says,n = int(k.cols[total[i].argmax()]),total[i].sum()
         lines.append(f"  {l[:20]!r:24} {title(c):28} {total[i, k.own[i]]/n:5.0%}  {title(says):28} {most[i]/n:5.0%}")
     told = json.dumps(dict(list(likely.items())[:12]), ensure_ascii=False)[:-1]+(', ...}' if len(likely)>12 else '}')
-    return (f"labels: the network does not see in the images what their labels say. In {found.agree} of {found.classes} classes it mostly says "
-        f"the class of the map, which explains {found.share:.0%} of the images; another assignment explains {found.other:.0%}"
+    return (f"labels: the network does not see in the images what their labels say. In {found.agree} of {found.classes} classes it mostly "
+        f"says the class of the map, which explains {found.share:.0%} of the images; another assignment explains {found.other:.0%}"
         f"{f', {slip}' if slip else ''}.\n"+'\n'.join(lines[:9]+['  ...']*(len(lines)>9))+f"\nLikely right: {told}. What works: labels_map "
         "(--labels-map FILE) with the right classes; save(FILE) of this error writes the likely ones", likely)

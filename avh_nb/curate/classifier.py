@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['LITE', 'to_pixels', 'described', 'Classifier', 'MiddleCrop', 'lite_classifier', 'file_classifier']
 
-# %% ../../nbs/curate/classifier.ipynb #364b3699
+# %% ../../nbs/curate/classifier.ipynb #5aa940d7
 import hashlib, importlib, importlib.util, inspect, json, re, sys
 import numpy as np, torch
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from PIL import Image
 from torch import nn
 from ..core import optional
-from .vocabulary import Vocabulary, find_class, imagenet
+from .vocabulary import Vocabulary, imagenet
 from .weights import load_weights, own_names
 
-# %% ../../nbs/curate/classifier.ipynb #a3c4c257
+# %% ../../nbs/curate/classifier.ipynb #67160000
 def to_pixels(
     image, # A PIL image in RGB
 )->torch.Tensor: # (3, H, W), float32 from 0 to 1
@@ -36,12 +35,13 @@ def described(
     try: settings = json.loads(json.dumps(settings))
     except TypeError: settings = {}
     if settings and not inspect.isfunction(transform): return dict(transform=type(transform).__name__, **settings)
-    if not inspect.isfunction(transform): return dict(transform=[l.strip() for l in re.sub(' at 0x[0-9a-fA-F]+', '', repr(transform)).split('\n')])
+    if not inspect.isfunction(transform):
+        return dict(transform=[l.strip() for l in re.sub(' at 0x[0-9a-fA-F]+', '', repr(transform)).split('\n')])
     try: source = hashlib.sha256(inspect.getsource(transform).encode()).hexdigest()[:16]
     except (OSError, TypeError): source = None
     return dict(transform=transform.__qualname__, source=source)
 
-# %% ../../nbs/curate/classifier.ipynb #096409d8
+# %% ../../nbs/curate/classifier.ipynb #e99b7112
 @dataclass(eq=False)
 class Classifier:
     "A network, how images are prepared for it, and what its classes are called"
@@ -62,7 +62,8 @@ class Classifier:
     def prepare(self, image):
         "An image as the network takes it; `ValueError` where the transform fails or gives what cannot be put into a batch"
         try: x = self.transform(image)
-        except Exception as e: raise ValueError(f"transform: failed on an image of {image.width} x {image.height}: {type(e).__name__}: {e}") from e
+        except Exception as e:
+            raise ValueError(f"transform: failed on an image of {image.width} x {image.height}: {type(e).__name__}: {e}") from e
         got = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
         if not isinstance(x, torch.Tensor) or x.ndim!=3 or not x.is_floating_point():
             raise ValueError(f"transform: expected a tensor (channels, H, W) of floating point, got {got}")
@@ -71,12 +72,12 @@ class Classifier:
             "images of one size can be put into a batch, so have the transform resize or crop them")
         return x
 
-# %% ../../nbs/curate/classifier.ipynb #684766ae
+# %% ../../nbs/curate/classifier.ipynb #696f02bd
 class MiddleCrop:
     "The square in the middle of an image without its rim, scaled by bicubic interpolation and brought to -1 to 1"
     def __init__(self, size):
-        self.preprocessing = dict(input_size=[3, size, size], interpolation='bicubic', crop_pct=round(size/(size+32), 4), crop_mode='center',
-            mean=[127/255]*3, std=[128/255]*3)
+        self.preprocessing = dict(input_size=[3, size, size], interpolation='bicubic', crop_pct=round(size/(size+32), 4),
+            crop_mode='center', mean=[127/255]*3, std=[128/255]*3)
         self.size = size
 
     def __call__(self, image):
@@ -85,7 +86,7 @@ class MiddleCrop:
         x = image.crop((left, top, left+side, top+side)).resize((self.size, self.size), Image.Resampling.BICUBIC)
         return (torch.from_numpy(np.array(x)).permute(2, 0, 1).float()-127)/128
 
-# %% ../../nbs/curate/classifier.ipynb #22ee8617
+# %% ../../nbs/curate/classifier.ipynb #513ae556
 LITE = {'0': 224, '1': 240, '2': 260} # which, and pixels of a side
 
 def lite_classifier(
@@ -106,7 +107,7 @@ def lite_classifier(
     vocabulary = imagenet() if len(head)==1000 else None
     return Classifier(f'lite/{which}', load_weights(net, weights), MiddleCrop(LITE[which]), vocabulary=vocabulary, n_classes=len(head))
 
-# %% ../../nbs/curate/classifier.ipynb #978ce8ac
+# %% ../../nbs/curate/classifier.ipynb #48e092a6
 def file_classifier(
     where: str, # Path of a Python file and name of a function, file.py:function
 )->Classifier: # `vocabulary` is still a list of names, or None

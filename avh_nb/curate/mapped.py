@@ -16,6 +16,7 @@ from .weights import weights_digest
 from ..data.source import decode, read_file, shown
 from ..measure.head import find_head
 from ..measure.model import score_batches
+from ..measure.network import bare
 from ..measure.scores import Scores
 
 # %% ../../nbs/curate/mapped.ipynb #d48da200
@@ -26,7 +27,7 @@ def scores_fingerprint(
 )->str: # 32 hexadecimal digits
     "The name under which the scores of a data set by a network are found again"
     parts = dict(data=dataset._fingerprint, weights=weights_digest(classifier.model), preprocessing=classifier.preprocessing,
-        network=type(classifier.model).__name__, version=__version__, **more)
+        network=type(bare(classifier.model)[0]).__name__, version=__version__, **more)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 # %% ../../nbs/curate/mapped.ipynb #42d4a3b0

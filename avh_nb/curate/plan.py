@@ -88,6 +88,7 @@ def choose_head(
     if not labels: raise ValueError(f"head: {head} needs labels, and the images have none; name their column by label=, or use head='none'")
     found = map_labels(labels, vocabulary, given) if head!='probe' and vocabulary else LabelMap({}, 'nothing')
     matched = {l: c for l,c in found.of.items() if c is not None}
+    if head=='auto' and given is None and found.how=='index' and 2*len(labels)<len(names): matched = {} # numbers are no evidence of classes
     if len(matched)==len(labels):
         return Choice('model', names, matched, f"labels are classes of the model, matched by {found.how}")
     missing = [l for l in labels if l not in matched]

@@ -6,18 +6,18 @@
 __all__ = ['TURNED', 'SOURCES', 'fetching', 'refuse_name', 'timm_classifier', 'torchvision_classifier', 'Processed',
            'hf_classifier', 'pretrained']
 
-# %% ../../nbs/curate/pretrained.ipynb #1976c8e7
-import difflib, json, torch
+# %% ../../nbs/curate/pretrained.ipynb #8ecc3232
+import difflib, json
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from torch import nn
 from ..core import optional
-from .classifier import Classifier, described, file_classifier, lite_classifier, to_pixels
+from .classifier import Classifier, described, file_classifier, lite_classifier
 from .vocabulary import SYNSET, Vocabulary, imagenet, vocabulary_of
 from .weights import load_weights, own_names, read_weights
 
-# %% ../../nbs/curate/pretrained.ipynb #642be6c4
+# %% ../../nbs/curate/pretrained.ipynb #d3e8fb3c
 @contextmanager
 def fetching(
     what: str, # For the error
@@ -39,13 +39,14 @@ def refuse_name(
     near = difflib.get_close_matches(name, known, n=3, cutoff=.5) or known[:3]
     raise ValueError(f"model: there is no {what} {name!r}{'; near are ' if near else ''}{', '.join(map(repr, near))}")
 
-# %% ../../nbs/curate/pretrained.ipynb #83fb2f4c
+# %% ../../nbs/curate/pretrained.ipynb #33fe116e
 def _known_to_timm(timm, name, checkpoint):
     arch,_,tag = name.partition('.')
     if not timm.is_model(arch): refuse_name(arch, timm.list_models(), 'network of timm')
     tagged = [n.partition('.')[2] for n in timm.list_pretrained(arch+'.*')]
     if tag and tag not in tagged: refuse_name(tag, tagged, f'tag of timm/{arch}')
-    if not tagged and not checkpoint: raise ValueError(f"model: timm publishes no weights for {name!r}; checkpoint (--checkpoint) takes a local file")
+    if not tagged and not checkpoint:
+        raise ValueError(f"model: timm publishes no weights for {name!r}; checkpoint (--checkpoint) takes a local file")
 
 def _timm_vocabulary(cfg, n):
     names,texts = cfg.get('label_names'),cfg.get('label_descriptions') or {}
@@ -73,7 +74,7 @@ def timm_classifier(
     return Classifier(f'timm/{name}', model, timm.data.create_transform(**cfg, is_training=False), json.loads(json.dumps(cfg)),
         _timm_vocabulary(model.pretrained_cfg, model.num_classes), model.num_classes)
 
-# %% ../../nbs/curate/pretrained.ipynb #8b43d38c
+# %% ../../nbs/curate/pretrained.ipynb #adbdd7c3
 TURNED = 'googlenet','inception_v3' # whose published weights come with a change of colours that a checkpoint does not tell
 
 def torchvision_classifier(
@@ -94,7 +95,8 @@ def torchvision_classifier(
             chosen.get_state_dict(progress=True, check_hash=True, weights_only=True)
             model = models.get_model(arch, weights=chosen)
     else:
-        if arch in TURNED: raise ValueError(f"checkpoint: whether {arch} turns colours is not in a checkpoint; give file.py:function, which says so")
+        if arch in TURNED:
+            raise ValueError(f"checkpoint: whether {arch} turns colours is not in a checkpoint; give file.py:function, which says so")
         model = models.get_model(arch)
         layers = dict(model.named_modules())
         heads = [k for k,l in layers.items() if isinstance(l, nn.Linear)] or [k for k,l in layers.items() if isinstance(l, nn.Conv2d)]
@@ -104,7 +106,7 @@ def torchvision_classifier(
         load_weights(model, weights)
     return Classifier(f'torchvision/{name}', model, transform, None, vocabulary_of(names), len(names) if names else n)
 
-# %% ../../nbs/curate/pretrained.ipynb #4ff144f2
+# %% ../../nbs/curate/pretrained.ipynb #7ce074c9
 class Processed:
     "A processor of transformers as a transform of one image"
     def __init__(self, processor): self.processor,self.preprocessing = processor,json.loads(processor.to_json_string())
@@ -133,7 +135,7 @@ def hf_classifier(
     return Classifier(f'hf/{name}', model.float(), transform, None, None if new else vocabulary_of([labels[i] for i in sorted(labels)]),
         0 if new else len(labels))
 
-# %% ../../nbs/curate/pretrained.ipynb #de1221a2
+# %% ../../nbs/curate/pretrained.ipynb #17f91427
 SOURCES = dict(timm=timm_classifier, torchvision=torchvision_classifier, hf=hf_classifier, lite=lite_classifier)
 
 def pretrained(

@@ -83,6 +83,7 @@ def test_classes_without_labels_keep_their_columns():
     assert set(found.given_label)=={'3', '17', '25'} and found.predicted_label.tolist()==[names[c] for c in p.argmax(1)]
     wrong = np.isin(np.flatnonzero(keep), flipped)
     assert 0<wrong.sum() and found.label_score[wrong].max()<.01<found.label_score[~wrong].min()
+    assert not len(issues(lab)) # cleanlab calls none wrong in favour of a class that nobody has
 
 def test_neighbours_may_be_given():
     from sklearn.neighbors import NearestNeighbors

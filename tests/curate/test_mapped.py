@@ -81,14 +81,28 @@ def test_the_same_call_does_not_run_the_network_again(stored):
     assert images_run(lambda: map_scores(stored(), one, label='label'))[1]>0
     assert images_run(lambda: map_scores(stored(), classifier(), label='label', load_from_cache_file=False))[1]>0 # asked for
 
-def test_the_library_alone_does_not_find_it_again(stored):
-    "The complaint: a function that holds a network has another fingerprint in each session"
-    def scorer(net): return lambda batch: dict(z=net(torch.stack([to_pixels(i) for i in batch['image']])).argmax(1).tolist())
-    def session(): return stored().map(scorer(network()), batched=True)
-    prints = {session()._fingerprint for _ in range(2)}
-    ours = {scores_fingerprint(stored(), classifier()) for _ in range(2)}
-    print(f'fingerprints of two sessions: {len(prints)} by the library, {len(ours)} by ours')
-    assert len(ours)==1
+def hooked(net): net.register_forward_hook(lambda *args: None); return net
+def noted(net): net.note = 'mine'; return net
+def laid_out(net): net[2].weight.data = net[2].weight.data.T.contiguous().T; return net
+def trained(net): net(torch.zeros(1, 3, 8, 8)).sum().backward(); net.zero_grad(); return net
+
+@pytest.mark.parametrize('change', [hooked, noted, laid_out, trained, lambda net: torch.compile(net, backend='eager')],
+    ids='hooked noted laid_out trained compiled'.split())
+def test_what_changes_no_score_changes_no_fingerprint(stored, change):
+    assert scores_fingerprint(stored(), Classifier('small', change(network()), Crop(8)))==scores_fingerprint(stored(), classifier())
+
+def test_the_library_alone_takes_the_same_network_for_another(stored):
+    "For a hook, an attribute, another layout or batch size; what is built anew in the same way it finds"
+    def plain():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
+    def fingerprint(net, **kwargs):
+        def f(batch): return dict(z=net(torch.stack([to_pixels(i) for i in batch['image']])).argmax(1).tolist())
+        return stored().map(f, batched=True, **kwargs)._fingerprint
+    first = fingerprint(plain())
+    assert fingerprint(plain())==first
+    for other in (lambda: fingerprint(hooked(plain())), lambda: fingerprint(noted(plain())), lambda: fingerprint(laid_out(plain())),
+        lambda: fingerprint(plain(), batch_size=3)): assert other()!=first
 
 def test_another_process_finds_it(stored, tmp_path):
     name = scores_fingerprint(stored(), classifier(), a=1)
