@@ -7,6 +7,7 @@ import pytest, torch
 import avh_nb
 from avh_nb.data.sets import SOURCES
 from avh_nb.report.claims import STUDIES, study
+from avh_nb.tool.data import INSIDE
 from avh_nb.tool.main import COMMANDS, main, overview, parser
 
 ROOT,BIN = Path(__file__).parents[2],Path(sys.executable).parent
@@ -59,7 +60,7 @@ def test_every_command_that_people_are_told_to_run_parses(capsys):
         if not arguments or arguments==['--help']: continue # the same
         try: given = vars(parsers[name].parse_args(arguments))
         except SystemExit: pytest.fail(f'{path}: {line}: {capsys.readouterr().err}')
-        if name=='data': assert set(given['names'])<=set(SOURCES), (path, line)
+        if name=='data': assert set(given['names'])<=set(INSIDE if given['folder'] else SOURCES), (path, line)
         if name=='rebuild': assert given['study'] in STUDIES, (path, line)
 
 def test_old_names_are_told_nowhere():
@@ -132,7 +133,7 @@ def test_what_a_rebuild_asks_for_can_be_typed(empty, monkeypatch):
     "The command that the message names is taken as it stands; here it cannot download"
     line = re.search(r'run `(.*?)`', typed(monkeypatch, 'avh rebuild human'))[1]
     asked = []
-    monkeypatch.setattr('avh_nb.tool.rebuild.fetch', lambda name: asked.append(name) or [])
+    monkeypatch.setattr('avh_nb.tool.data.fetch', lambda name: asked.append(name) or [])
     assert typed(monkeypatch, line) is None and asked==['cifar10', 'cifar10h']
 
 @pytest.mark.parametrize('line,said', [
