@@ -127,6 +127,7 @@ def run_parts(
     todo,guard = {k: r for k,r in job.parts.items() if k not in there},Guard(job, scores)
     mine = set(job.source.manifest['id'].take(pa.array(np.concatenate([np.zeros(0, np.int64), *job.parts.values()]))).to_pylist())
     errors = [e for e in targets[-1].errors() if e['id'] in mine] # not those of other shards
+    check_errors(job, errors)
     bar = tqdm(total=job.n_images, initial=job.n_images-sum(map(len, todo.values())), unit='image', disable=not job.options.progress)
     with worker_pool(job.threads) as pool, finishing() as noted, bar:
         for k,rows in todo.items():
