@@ -41,7 +41,7 @@ class Store:
             if seed.removeprefix('-').isdecimal(): found.append(self.run(model, checkpoint, int(seed)))
         return sorted(found, key=lambda r: (r.model, r.checkpoint, r.seed))
 
-# %% ../../nbs/scale/store.ipynb #b46bca10
+# %% ../../nbs/scale/store.ipynb #e4000201
 @patch(as_prop=True)
 def manifest(self: Store)->pa.Table:
     "The list of images; None where there is none yet"
@@ -53,20 +53,23 @@ def manifest(self: Store)->pa.Table:
 @patch
 def keep_manifest(self: Store,
     table: pa.Table, # As as_manifest takes it
+    anew: StoreRun=None, # A run to be begun with overwrite: where the store holds no other, its list may give way
 )->str: # Its digest
     "Put down the list of images, or see that it is the one that is there; `ValueError` says where another differs"
     table,path = as_manifest(table),self.folder/'manifest.parquet'
     digest = manifest_digest(table)
-    if not path.exists():
+    def put(new):
         coding = {n: 'DELTA_BYTE_ARRAY' if n in ('id', 'path') else 'DELTA_BINARY_PACKED' for n in ('id', 'path', 'bytes', 'mtime')}
-        with aside(path, new=True) as temporary:
+        with aside(path, new) as temporary:
             pq.write_table(table, temporary, compression='zstd', column_encoding=coding, use_dictionary=['label', 'group'])
-    known = read_json(self.folder/'_avh.json')
-    if known is None:
-        known = dict(schema=SCHEMA, manifest=manifest_digest(self.manifest))
-        write_json(self.folder/'_avh.json', known, new=True)
-    if known['manifest']==digest: return digest
-    raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
+        write_json(self.folder/'_avh.json', dict(schema=SCHEMA, manifest=manifest_digest(self.manifest)), new)
+    if not path.exists() or read_json(self.folder/'_avh.json') is None: put(new=True)
+    if read_json(self.folder/'_avh.json').get('manifest')==digest: return digest
+    others = [r for r in self.runs() if anew is None or r.folder!=anew.folder]
+    if others or anew is None:
+        raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
+    put(new=False)
+    return digest
 
 # %% ../../nbs/scale/store.ipynb #6695531b
 @patch

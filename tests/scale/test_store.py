@@ -81,9 +81,10 @@ def test_order_of_keys_is_no_ingredient(a):
 
 @pytest.mark.parametrize('old,new,what', [
     (dict(a=dict(b=[1, 2])), dict(a=dict(b=[1, 3])), 'a.b.1 2, this run has 3'),
-    (dict(a=1), dict(a=1, b='x'), 'b "(nothing)", this run has "x"'),
-    (dict(a=1, b=None), dict(a=1), 'b null, this run has "(nothing)"'),
+    (dict(a=1), dict(a=1, b='x'), 'b nothing, this run has "x"'),
+    (dict(a=1, b=None), dict(a=1), 'b null, this run has nothing'),
     (dict(w='0'*99), dict(w='1'), f'w "{"0"*59}..., this run has "1"'),
+    (dict(), dict(a='nothing'), 'a nothing, this run has "nothing"'),
     (dict(a=1), dict(a=True), 'a 1, this run has true'),
     (dict(a=1), dict(a=1.), 'a 1, this run has 1.0')])
 def test_begin_names_the_first_ingredient_that_differs(tmp_path, old, new, what):
@@ -279,7 +280,7 @@ def test_begin_where_a_file_system_has_no_links(tmp_path, monkeypatch):
     def refuse(*args): raise OSError(95, 'Operation not supported')
     monkeypatch.setattr(parts_page.os, 'link', refuse)
     begun(tmp_path/'s')
-    with pytest.raises(ValueError, match='was made with x "\\(nothing\\)", this run has 1'): begun(tmp_path/'s', dict(x=1))
+    with pytest.raises(ValueError, match='was made with x nothing, this run has 1'): begun(tmp_path/'s', dict(x=1))
 
 @needs_fork
 def test_a_full_disk(tmp_path):
@@ -556,6 +557,18 @@ def test_a_manifest_is_kept(tmp_path):
     assert store.check()==[f"{tmp_path/'s'/'manifest.parquet'}: was changed after the first run"]
     (tmp_path/'s'/'manifest.parquet').write_bytes(b'half')
     with pytest.raises(ValueError, match='manifest.parquet: damaged'): store.manifest # noqa: B018
+
+def test_a_run_that_is_begun_anew_may_bring_other_images(tmp_path):
+    store = Store(tmp_path/'s')
+    old,run = store.keep_manifest(images(30)),store.run('m')
+    run.begin(dict(images=old), {}); run.write(0, scores(0, 10))
+    with pytest.raises(ValueError, match='30 there and 31 here; choose another --out'): store.keep_manifest(images(31))
+    new = store.keep_manifest(images(31), anew=store.run('m'))
+    assert new==manifest_digest(store.manifest)==store.keep_manifest(images(31)) and new!=old
+    run.begin(dict(images=new), {}, overwrite=True); run.write(0, scores(0, 10))
+    store.run('other').begin(dict(images=new), {})
+    with pytest.raises(ValueError, match='31 there and 32 here; choose another --out'): store.keep_manifest(images(32), anew=run)
+    assert len(store.manifest)==31 and run.done()=={0}
 
 @needs_fork
 def test_many_bring_a_manifest_at_once(tmp_path):
