@@ -10,7 +10,7 @@ import hashlib
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from .parts import check_ids
 
-# %% ../../nbs/scale/manifest.ipynb #007aa46d
+# %% ../../nbs/scale/manifest.ipynb #66a97921
 MANIFEST = dict(id=pa.string(), path=pa.string(), bytes=pa.int64(), mtime=pa.int64(), label=pa.string(), group=pa.string())
 
 def as_manifest(
@@ -18,7 +18,11 @@ def as_manifest(
 )->pa.Table: # With all of MANIFEST
     "A list of images as a store keeps it; `ValueError` on ids that are missing or there twice"
     if 'id' not in table.column_names: raise ValueError(f"manifest: no column 'id', only {', '.join(map(repr, table.column_names))}")
-    table = pa.table({n: table[n].cast(t) if n in table.column_names else pa.nulls(len(table), t) for n,t in MANIFEST.items()})
+    def column(n, t):
+        if n not in table.column_names: return pa.nulls(len(table), t)
+        try: return table[n].cast(t)
+        except pa.ArrowException as e: raise ValueError(f"manifest: column {n!r}: {e}") from e
+    table = pa.table({n: column(n, t) for n,t in MANIFEST.items()})
     check_ids(table['id'], 'manifest')
     return table
 

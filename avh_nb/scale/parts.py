@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'TEXT', 'COLUMNS', 'RUN', 'PART', 'check_ids', 'conform', 'Part', 'read_footer', 'part_name', 'aside',
-           'write_part', 'complete', 'read_columns', 'check_columns', 'read_part']
+           'read_json', 'write_json', 'write_part', 'complete', 'read_columns', 'check_columns', 'read_part']
 
 # %% ../../nbs/scale/parts.ipynb #814e7cd1
 import errno, json, os, re, uuid
@@ -63,7 +63,7 @@ def conform(
     check_ids(table['id'], 'table')
     return table
 
-# %% ../../nbs/scale/parts.ipynb #4db5af61
+# %% ../../nbs/scale/parts.ipynb #449635a6
 class Part(NamedTuple):
     "What the footer of a part says"
     path: Path
@@ -83,10 +83,12 @@ def read_footer(
     except Exception as e: raise ValueError(f"{path}: not a whole Parquet file ({e}); remove it and run again") from e
     text = (meta.metadata or {}).get(b'avh')
     if text is None: return Part(Path(path), 0, '', 0, 0, meta.num_rows, [])
-    try: about = json.loads(text); schema = int(about['schema'])
-    except (ValueError, TypeError, KeyError) as e: raise ValueError(f"{path}: its footer is damaged ({e})") from e
-    if schema>SCHEMA: raise ValueError(f"{path}: of schema {schema}, and this version reads up to {SCHEMA}; install a newer avh_nb")
-    part = Part(Path(path), *(about[f] for f in Part._fields[1:]))
+    try:
+        about = json.loads(text)
+        newer = about['schema']>SCHEMA
+        part = None if newer else Part(Path(path), *(about[f] for f in Part._fields[1:]))
+    except (ValueError, TypeError, KeyError) as e: raise ValueError(f"{path}: its footer is damaged ({e!r})") from e
+    if newer: raise ValueError(f"{path}: of schema {about['schema']}, and this version reads up to {SCHEMA}; install a newer avh_nb")
     if part.rows!=meta.num_rows: raise ValueError(f"{path}: {meta.num_rows} rows, its footer says {part.rows}")
     return part
 
@@ -121,6 +123,23 @@ def aside(
                 if path.exists(): return
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
+
+# %% ../../nbs/scale/parts.ipynb #dfe55851
+def read_json(
+    path, # Of a small file
+)->dict: # None where there is no such file
+    "What a file says; `ValueError` where it is damaged"
+    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError: return None
+    except ValueError as e: raise ValueError(f"{path}: damaged ({e}); remove it and run again") from e
+
+def write_json(
+    path, # Of the file
+    content: dict,
+    new: bool=False, # Leave a file alone that is there already?
+):
+    "Write a small file, whole or not at all; of several processes with `new`, one writes it"
+    with aside(path, new) as temporary: temporary.write_text(json.dumps(content, indent=1)+'\n', encoding='utf-8')
 
 # %% ../../nbs/scale/parts.ipynb #32951860
 def write_part(

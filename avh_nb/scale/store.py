@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Store', 'Repeats', 'hardness']
 
-# %% ../../nbs/scale/store.ipynb #fad92b88
+# %% ../../nbs/scale/store.ipynb #6093af4a
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from fastcore.basics import patch
 from pathlib import Path
 from typing import NamedTuple
 from ..core import optional
 from ..measure.scores import HARD_IS
-from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside
+from .parts import COLUMNS, RUN, SCHEMA, TEXT, aside, check_columns, read_json, write_json
 from .manifest import as_manifest, manifest_digest, other_images
-from .runs import StoreRun, folder_text, read_json, write_json
+from .runs import StoreRun, as_frame, folder_text
 from .upkeep import check_run, compact_run
 
 # %% ../../nbs/scale/store.ipynb #2486b724
@@ -41,7 +41,7 @@ class Store:
             if seed.removeprefix('-').isdecimal(): found.append(self.run(model, checkpoint, int(seed)))
         return sorted(found, key=lambda r: (r.model, r.checkpoint, r.seed))
 
-# %% ../../nbs/scale/store.ipynb #b46bca10
+# %% ../../nbs/scale/store.ipynb #e4000201
 @patch(as_prop=True)
 def manifest(self: Store)->pa.Table:
     "The list of images; None where there is none yet"
@@ -53,42 +53,48 @@ def manifest(self: Store)->pa.Table:
 @patch
 def keep_manifest(self: Store,
     table: pa.Table, # As as_manifest takes it
+    anew: StoreRun=None, # A run to be begun with overwrite: where the store holds no other, its list may give way
 )->str: # Its digest
     "Put down the list of images, or see that it is the one that is there; `ValueError` says where another differs"
     table,path = as_manifest(table),self.folder/'manifest.parquet'
     digest = manifest_digest(table)
-    if not path.exists():
+    def put(new):
         coding = {n: 'DELTA_BYTE_ARRAY' if n in ('id', 'path') else 'DELTA_BINARY_PACKED' for n in ('id', 'path', 'bytes', 'mtime')}
-        with aside(path, new=True) as temporary:
+        with aside(path, new) as temporary:
             pq.write_table(table, temporary, compression='zstd', column_encoding=coding, use_dictionary=['label', 'group'])
-    known = read_json(self.folder/'_avh.json')
-    if known is None:
-        known = dict(schema=SCHEMA, manifest=manifest_digest(self.manifest))
-        write_json(self.folder/'_avh.json', known, new=True)
-    if known['manifest']==digest: return digest
-    raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
+        write_json(self.folder/'_avh.json', dict(schema=SCHEMA, manifest=manifest_digest(self.manifest)), new)
+    if not path.exists() or read_json(self.folder/'_avh.json') is None: put(new=True)
+    if read_json(self.folder/'_avh.json').get('manifest')==digest: return digest
+    others = [r for r in self.runs() if anew is None or r.folder!=anew.folder]
+    if others or anew is None:
+        raise ValueError(f"{path}: a list of other images: {other_images(self.manifest, table)}; choose another --out")
+    put(new=False)
+    return digest
 
-# %% ../../nbs/scale/store.ipynb #62c0cf8d
+# %% ../../nbs/scale/store.ipynb #6695531b
 @patch
 def table(self: Store,
     columns=None, # Names of the columns wanted, as of a run, model, checkpoint and seed among them; None: all
 )->pa.Table:
     "The scores of all runs, with the columns model, checkpoint and seed in front"
-    own = None if columns is None else ['id', *(c for c in columns if c not in RUN)]
+    own = None if columns is None else [c for c in columns if c not in RUN]
     def said(v, to, n): return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [v]) if to==TEXT else np.full(n, v)
     tables = [pa.table({n: pa.array([], to) for n,to in {**RUN, **COLUMNS}.items()})]
     for r in self.runs():
-        t = r.table(own)
-        tables.append(pa.table({**{n: said(getattr(r, n), to, len(t)) for n,to in RUN.items()}, **dict(zip(t.column_names, t.columns))}))
+        for t in r.pieces(own):
+            who = {n: said(getattr(r, n), to, len(t)) for n,to in RUN.items()}
+            tables.append(pa.table({**who, **dict(zip(t.column_names, t.columns))}))
     whole = pa.concat_tables(tables, promote_options='permissive')
-    return whole if columns is None else whole.select(list(columns))
+    if columns is None: return whole
+    check_columns(own, [whole])
+    return whole.select(list(columns))
 
 @patch
 def frame(self: Store,
     columns=None, # As of table
 ):
     "The same as a pandas DataFrame"
-    return self.table(columns).to_pandas()
+    return as_frame(self.table(columns))
 
 # %% ../../nbs/scale/store.ipynb #ccb5be8b
 def _quoted(text): return "'"+str(text).replace("'", "''")+"'"
@@ -138,7 +144,7 @@ def ls(self: Store)->list:
     width = {n: max(len(r[n]) for r in rows) for n in names}
     return ['  '.join(r[n].ljust(width[n]) if n in left else r[n].rjust(width[n]) for n in names).rstrip() for r in rows]
 
-# %% ../../nbs/scale/store.ipynb #ccef3142
+# %% ../../nbs/scale/store.ipynb #0006f847
 class Repeats(NamedTuple):
     "One score of the same images by several runs that differ in one thing"
     same: dict # What they have in common, such as model and checkpoint
@@ -153,6 +159,7 @@ def hardness(
 )->list: # Of Repeats, one for each two or more runs that have all else in common
     "How hard images are for several runs of one kind"
     if over not in RUN: raise ValueError(f"over: expected one of {', '.join(map(repr, RUN))}, got {over!r}")
+    if COLUMNS.get(score) in (pa.string(), TEXT): raise ValueError(f"score: expected a column of numbers, got {score!r}")
     alike,res = {},[]
     for r in store.runs(): alike.setdefault(tuple(getattr(r, n) for n in RUN if n!=over), []).append(r)
     for common,runs in alike.items():
@@ -165,7 +172,7 @@ def hardness(
         res.append(Repeats(dict(zip((n for n in RUN if n!=over), common)), [getattr(r, over) for r in runs], ids.to_pylist(), sign*matrix))
     return res
 
-# %% ../../nbs/scale/store.ipynb #6ac2e5d0
+# %% ../../nbs/scale/store.ipynb #103c7b49
 @patch
 def keep_errors(self: Store)->int: # How many there are
     "Write errors.parquet: run, id, path and reason of each image that could not be scored"
@@ -185,6 +192,7 @@ def compact(self: Store,
 @patch
 def check(self: Store)->list: # Of lines; none if all is well
     "What is wrong with the store: a manifest that was changed, files that do not belong, and what is wrong with each run"
+    if not self.folder.is_dir(): return [f"{self.folder}: no such folder"]
     known,manifest,found = read_json(self.folder/'_avh.json'),self.manifest,[]
     if known and manifest is not None and manifest_digest(manifest)!=known['manifest']:
         found.append(f"{self.folder/'manifest.parquet'}: was changed after the first run")
