@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_head', 'ahead', 'side_by_side', 'pieces_of', 'score_piece']
 
-# %% ../../nbs/scale/blocks.ipynb #5a54a1ef
+# %% ../../nbs/scale/blocks.ipynb #3120aa89
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from ..measure.head import Head
 from ..measure.scores import Scores
 from .embeddings import as_rows, find_embeddings, layout_of, length_of, open_parquet, rows_at_once
 
-# %% ../../nbs/scale/blocks.ipynb #ce97cbde
+# %% ../../nbs/scale/blocks.ipynb #e6c984bd
 def read_head(
     path, # A safetensors file
     weight: str='weight', # Name of the class vectors (C, D); where there is none, the only tensor of two dimensions
@@ -43,7 +43,7 @@ def read_head(
         if t is not None and t.dtype not in FLOATS: refuse(f'{k}: expected floating point, got {t.dtype}')
     return Head(w, b, scale)
 
-# %% ../../nbs/scale/blocks.ipynb #383561fe
+# %% ../../nbs/scale/blocks.ipynb #1718a4fb
 def ahead(
     items, # A generator, which is run in another thread
     depth: int=2, # Items that are made before they are asked for
@@ -56,7 +56,7 @@ def ahead(
             waiting.append(pool.submit(next, items, end))
             yield item
 
-# %% ../../nbs/scale/blocks.ipynb #f648d810
+# %% ../../nbs/scale/blocks.ipynb #2eeafb80
 def _alone(started):
     torch.set_num_threads(1)
     torch.get_num_threads() # a thread asks for its number at its first work, and once
@@ -83,7 +83,7 @@ def side_by_side(
         while waiting: yield waiting.popleft().result()
     if failed: raise failed
 
-# %% ../../nbs/scale/blocks.ipynb #1bffcef7
+# %% ../../nbs/scale/blocks.ipynb #4409c054
 def _labels(a, n_classes, where, first):
     "Labels of a piece, -1 where unknown; errors name the row"
     if not pa.types.is_integer(a.type): raise ValueError(f"{where}: labels: expected integers from 0 to {n_classes-1}, or -1 or null for "
@@ -127,7 +127,7 @@ def pieces_of(
         row += n
     if not row: yield np.zeros((0, d), np.float32),None,pa.array([], pa.string()) # a file without rows is one empty piece
 
-# %% ../../nbs/scale/blocks.ipynb #9a71220a
+# %% ../../nbs/scale/blocks.ipynb #505ea2c5
 def score_piece(
     head: Head,
     x: np.ndarray, # Features (n, D)

@@ -6,7 +6,7 @@
 __all__ = ['NARROW', 'WORKER', 'same_files', 'PartScorer', 'score_files', 'made_vectors', 'throughput', 'start_shards',
            'shard_speedup']
 
-# %% ../../nbs/scale/shards.ipynb #e9c5a1c7
+# %% ../../nbs/scale/shards.ipynb #17fef97d
 import hashlib, os, statistics, subprocess, sys, time, warnings, numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from .blocks import pieces_of, score_piece, side_by_side
 from .embeddings import embedding_table, parquet_files, read_embeddings, write_embeddings
 from .runs import StoreRun, read_json, write_json
 
-# %% ../../nbs/scale/shards.ipynb #6ec1fd57
+# %% ../../nbs/scale/shards.ipynb #d2cb2c56
 def same_files(
     path, # Of the list, a JSON file
     files: list, # Of (name, path), sorted
@@ -30,11 +30,11 @@ def same_files(
     "Keep the names and sizes of files, or see that they begin with those kept before; `ValueError` names the first that differs"
     now,before = [[name, p.stat().st_size] for name,p in files],(read_json(path) or dict(files=[]))['files']
     for k,(a,b) in enumerate(zip(before, now)):
-        if a!=b: raise ValueError(f"files: number {k} was {a[0]!r} of {a[1]} bytes when its part was made, and is {b[0]!r} of {b[1]} bytes; "
+        if a!=b: raise ValueError(f"files: number {k} was {a[0]!r} of {a[1]} bytes for its part, and is {b[0]!r} of {b[1]} bytes; "
             f"only files that sort after the others may be added. Choose another folder, or remove {path.parent}")
     if len(now)>len(before): write_json(path, dict(files=now))
 
-# %% ../../nbs/scale/shards.ipynb #64528e8b
+# %% ../../nbs/scale/shards.ipynb #1d8a1c95
 NARROW = ('pred', 'pred2', 'confidence', 'margin', 'logit_margin', 'entropy', 'energy', 'norm', 'angle', 'avh', 'angular_gap')
 
 def _digest(t): return None if t is None else hashlib.sha256(t.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
@@ -73,7 +73,7 @@ class PartScorer:
         done = self.run.done()
         return [k for k in range(i, len(self.files), n) if k not in done]
 
-# %% ../../nbs/scale/shards.ipynb #8c0772c1
+# %% ../../nbs/scale/shards.ipynb #d1d2fdab
 @patch
 def parts(self: PartScorer,
     numbers: list, # Of files, as of missing
@@ -100,7 +100,7 @@ def parts(self: PartScorer,
         yield k,len(whole),invalid
         kept,invalid = [],0
 
-# %% ../../nbs/scale/shards.ipynb #140d0bc0
+# %% ../../nbs/scale/shards.ipynb #7decc50f
 def score_files(
     files, # A folder of Parquet files, a file, or a list of files
     head: Head, # Of read_head, or of a model's last layer
@@ -122,7 +122,7 @@ def score_files(
         f"{scorer.files[invalid[0][0]][0]!r}; their scores are NaN", stacklevel=2)
     return rows
 
-# %% ../../nbs/scale/shards.ipynb #b959d9da
+# %% ../../nbs/scale/shards.ipynb #1bd5635f
 def made_vectors(
     folder, # For vectors/*.parquet and head.safetensors
     rows: int, dim: int, classes: int, # N, D, C
@@ -162,7 +162,7 @@ def throughput(
     return dict(lists_mb_s=few.nbytes/1e6/t['lists'], bytes_mb_s=few.nbytes/1e6/t['bytes'], layout_ratio=t['lists']/t['bytes'],
         memory_rows_s=rows/t['memory'], disk_rows_s=rows/t['disk'], disk_share=t['memory']/t['disk'], score_bytes=size/rows)
 
-# %% ../../nbs/scale/shards.ipynb #f3247d4a
+# %% ../../nbs/scale/shards.ipynb #e44f39cd
 WORKER = '''import sys, torch
 from avh_nb.scale.blocks import read_head
 from avh_nb.scale.shards import score_files

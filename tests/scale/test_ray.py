@@ -55,6 +55,10 @@ def test_ray_makes_the_same_table(tmp_path, cluster):
     assert score_with_ray(tmp_path/'vectors', head, tmp_path/'ray')==0
     assert parts(tmp_path/'ray')==parts(tmp_path/'loop')
     assert StoreRun(tmp_path/'ray', 'embeddings').table(['id', 'avh']).equals(StoreRun(tmp_path/'loop', 'embeddings').table(['id', 'avh']))
+    (tmp_path/'vectors'/'00002.parquet').write_bytes(b'broken')
+    with pytest.raises(Exception, match="00002.parquet': not a whole Parquet file"):
+        score_with_ray(tmp_path/'vectors', head, tmp_path/'broken')
+    assert len(parts(tmp_path/'broken'))<4
     print(f'{time.perf_counter()-start:.1f} s with Ray')
 
 @pytest.mark.parametrize('network,disk,decode,rate,cores,limit,total', [
