@@ -6,15 +6,15 @@
 __all__ = ['MOST', 'ROWS', 'Counts', 'count_predictions', 'explained', 'best_assignment', 'Agreement', 'agreement',
            'LabelMapError', 'usual_slips', 'check_agreement']
 
-# %% ../../nbs/curate/agreement.ipynb #520fac5d
+# %% ../../nbs/curate/agreement.ipynb #0dc050c6
 import json
 import numpy as np
 from pathlib import Path
 from typing import NamedTuple
 from ..core import all_or_nothing, optional
-from .labels import LabelMap, in_order
+from .labels import LabelMap, as_index, in_order
 
-# %% ../../nbs/curate/agreement.ipynb #3ecbc977
+# %% ../../nbs/curate/agreement.ipynb #e700cbe3
 MOST = 40 # images of a class, and...
 ROWS = 500 # classes that are looked at
 
@@ -44,7 +44,7 @@ def count_predictions(
     for r,t in enumerate(taken): np.add.at(halves, (np.arange(len(t))%2, r, np.searchsorted(cols, pred[t])), 1)
     return Counts(rows, cols, np.searchsorted(cols, rows), halves)
 
-# %% ../../nbs/curate/agreement.ipynb #4e4b926a
+# %% ../../nbs/curate/agreement.ipynb #411859d8
 def explained(
     k, # (R, P) counts
     a, # (R,) for each row the column that an assignment gives it
@@ -61,7 +61,7 @@ def best_assignment(
     "The one-to-one assignment that explains most, each row weighing the same"
     return optional('scipy.optimize', 'images').linear_sum_assignment(-k/np.maximum(k.sum(1, keepdims=True), 1))[1]
 
-# %% ../../nbs/curate/agreement.ipynb #89099fe0
+# %% ../../nbs/curate/agreement.ipynb #8c6f20dc
 class Agreement(NamedTuple):
     "How far the network agrees with a map of labels"
     classes: int # that were looked at
@@ -83,7 +83,7 @@ def agreement(
     wrong = 2*agree<n and other>=2*own and kappa(other, by_luck)-kappa(own, own_luck)>=.3+1.2/n and other-by_luck>=4*var**.5
     return Agreement(n, agree, float(own/images), float(other/images), bool(wrong))
 
-# %% ../../nbs/curate/agreement.ipynb #4a6d1ea9
+# %% ../../nbs/curate/agreement.ipynb #b762ffae
 class LabelMapError(ValueError):
     "The map of labels and the network do not agree"
     def __init__(self, message, suggestion=None):
@@ -100,32 +100,36 @@ def usual_slips(
     names=None, # (C,) of the classes; None where they are not known
 )->dict: # What happened -> the map that would be right
     "Maps that come from sorting or counting in another way"
-    text,number = ({l: i for i,l in enumerate(s)} for s in (sorted(of), in_order(of)))
-    slips = {"as if the labels were sorted as text": text, "as if the labels were counted from 0": number}
-    slips["as if the labels were counted from 1"] = {l: c-1 for l,c in of.items()}
-    slips["as if the network had one more class before the first"] = {l: c+1 for l,c in of.items()}
+    numbers = all(as_index(l) is not None for l in of)
+    slips = {"as if the labels were counted from 1": {l: c-1 for l,c in of.items()},
+        "as if the network had one more class before the first": {l: c+1 for l,c in of.items()}}
+    if numbers: slips["as if the labels were counted from 0, in their order"] = {l: i for i,l in enumerate(in_order(of))}
+    how = 'sorted as text' if numbers else 'numbered in alphabetical order'
+    slips[f"as if the labels were {how}"] = {l: i for i,l in enumerate(sorted(of))}
     if names is not None:
         rank = {c: i for i,c in enumerate(sorted(range(len(names)), key=lambda c: names[c]))}
         slips["as if the classes were in alphabetical order"] = {l: rank[c] for l,c in of.items()}
     return slips
 
-# %% ../../nbs/curate/agreement.ipynb #914e8ed0
+# %% ../../nbs/curate/agreement.ipynb #11580577
 def check_agreement(
     label_map: LabelMap,
     label, # (N,) class of each image by the map, -1 for none
     pred, # (N,) class that the network says, -1 for none
-    names=None, # Of the classes, a list or a Vocabulary
+    names=None, # Of the classes, a Vocabulary or a list; or only their number
     least=5, # Images that a class needs to be looked at
 )->Agreement: # None as long as too few classes have so many: ten, or all there are
     "Raise `LabelMapError` where the network says that the labels mean other classes"
     k = count_predictions(label, pred, least)
     if len(k.rows)<max(2, min(10, label_map.n_classes)): return None
     found = agreement(k)
-    if found.wrong: raise LabelMapError(*_disagreement(label_map, k, found, getattr(names, 'names', names)))
+    if found.wrong: raise LabelMapError(*_disagreement(label_map, k, found, names))
     return found
 
 def _disagreement(label_map, k, found, names):
     "Message and likely map"
+    n = names if isinstance(names, int) else 2**31 if names is None else len(names)
+    names = None if isinstance(names, int) else getattr(names, 'names', names)
     total,at = k.halves.sum(0),np.arange(len(k.rows))
     best,most = best_assignment(total),total.max(1)
     right = {int(c): int(k.cols[b]) for c,b,i in zip(k.rows, best, at) if total[i, b]==most[i]>=2}
@@ -133,16 +137,15 @@ def _disagreement(label_map, k, found, names):
     sure = {l: right[c] for l,c in of.items() if c in right}
     fits = {s: m for s,m in usual_slips(of, names).items() if len(sure)>2 and sum(m[l]==c for l,c in sure.items())>=.8*len(sure)}
     slip = next(iter(fits), None)
-    likely = {l: fits[slip][l] if slip else sure.get(l) for l in of}
-    likely = {l: c if c is not None and 0<=c<(len(names) if names is not None else 2**31) else None for l,c in likely.items()}
+    likely = {l: fits[slip][l] if slip and 0<=fits[slip][l]<n else sure.get(l) for l in of}
     def title(c): return f"{names[c][:20]!r} ({c})" if names is not None and c<len(names) else str(c)
     lines = [f"  {'label':24} {'by the map':28} {'share':>5}  {'the network says':28} {'share':>5}"]
     for l,c in of.items():
         i = np.searchsorted(k.rows, c)
         if i==len(at) or k.rows[i]!=c or k.own[i]==best[i]: continue
-        says,n = int(k.cols[total[i].argmax()]),total[i].sum()
-        lines.append(f"  {l[:20]!r:24} {title(c):28} {total[i, k.own[i]]/n:5.0%}  {title(says):28} {most[i]/n:5.0%}")
-    told = json.dumps(dict(list(likely.items())[:12]), ensure_ascii=False)[:-1]+(', ...}' if len(likely)>12 else '}')
+        says,images = int(k.cols[total[i].argmax()]),total[i].sum()
+        lines.append(f"  {l[:20]!r:24} {title(c):28} {total[i, k.own[i]]/images:5.0%}  {title(says):28} {most[i]/images:5.0%}")
+    told = json.dumps({l[:60]: c for l,c in list(likely.items())[:12]})[:-1]+(', ...}' if len(likely)>12 else '}')
     return (f"labels: the network does not see in the images what their labels say. In {found.agree} of {found.classes} classes it mostly "
         f"says the class of the map, which explains {found.share:.0%} of the images; another assignment explains {found.other:.0%}"
         f"{f', {slip}' if slip else ''}.\n"+'\n'.join(lines[:9]+['  ...']*(len(lines)>9))+f"\nLikely right: {told}. What works: labels_map "
