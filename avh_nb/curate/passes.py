@@ -91,8 +91,8 @@ def stores(
 )->tuple: # StoreRun of scores, StoreRun of features or None
     "Where a job writes; `ValueError` where the folder holds other images, or a run that was made otherwise"
     store,features = Store(out),None
-    store.keep_manifest(job.source.manifest)
     scores = store.run(**job.address)
+    store.keep_manifest(job.source.manifest, scores if job.options.overwrite else None)
     scores.begin(job.made_by, job.about, job.options.overwrite)
     if job.choice.head=='probe' or job.keeps[0]:
         features = Store(Path(out)/'features').run(**job.address)
