@@ -36,7 +36,7 @@ def avh_data(
         if folder: print(f'{write_digits(names, folder):,} images in {folder}'); return
         for n in names: print('\n'.join(map(str, fetch(n))))
     except ValueError as e: sys.exit(str(e))
-    except OSError as e: sys.exit(f"{names[0] if folder else n}: could not be {'written' if folder else 'downloaded'} ({type(e).__name__}: {e})")
+    except OSError as e: sys.exit(f"{folder or n}: could not be {'written' if folder else 'downloaded'} ({type(e).__name__}: {e})")
     if not names:
         print(f'below {data_folder()}:')
         for n in SOURCES: print(f"  {n:9s} {'there' if available(n) else 'missing'}")

@@ -251,7 +251,8 @@ def test_a_probe_scores_out_of_sample(yours, model, tmp_path):
     folder = write_folder(tmp_path/'digits', *digits(), list('abcdefghij'))
     run = score_images(model, folder, tmp_path/'out', chunk=100, **QUIET)
     frame = run.frame
-    assert set(frame.sample_kind)=={'oof'} and run.scores.info['made_by']['head']=='probe' and (frame.pred_name==frame.label_name).mean()>.85
+    assert set(frame.sample_kind)=={'oof'} and run.scores.info['made_by']['head']=='probe'
+    assert (frame.pred_name==frame.label_name).mean()>.85
     probs = run.vectors('probs')
     np.testing.assert_allclose(probs[np.arange(600), frame.label], frame.confidence, atol=1e-6)
     assert run.vectors('features').shape==(600, 64)
