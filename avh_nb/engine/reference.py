@@ -106,9 +106,11 @@ def block_tally(
     rest,weighted = e.sum(1),z.mul_(e).sum(1)
     squared = e.square_().sum(1)
     angle,logit = torch.where(here, angle, torch.nan),torch.where(here, logit, -torch.inf)
-    return Tally(torch.where(here, column[:, 0]+classes.start, -1), *(t.double() for t in (angle, logit, total, largest)),
-        torch.where(none, -1, which+classes.start), largest_angle.double(),
-        second.double(), torch.where(second==-torch.inf, -1, after+classes.start), *(t.double() for t in (rest, squared, weighted, nearest)))
+    numbers = dict(angle=angle, logit=logit, total=total, largest=largest, largest_angle=largest_angle, second=second,
+        rest=rest, rest_squared=squared, weighted=weighted, nearest=nearest)
+    def named(there, k): return torch.where(there, k+classes.start, -1)
+    return Tally(held=named(here, column[:, 0]), largest_class=named(~none, which), second_class=named(second!=-torch.inf, after),
+        **{name: t.double() for name,t in numbers.items()})
 
 # %% ../../nbs/engine/reference.ipynb #d17016f4
 class TorchEngine(Engine):

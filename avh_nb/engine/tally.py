@@ -137,7 +137,7 @@ def usual_length(
     return (norm>SHORTEST) & (norm<LONGEST)
 
 # %% ../../nbs/engine/tally.ipynb #42b80572
-KEPT = 32 # numbers that are kept of a sample on the way to all its scores
+KEPT = 40 # numbers that are kept of a sample on the way to all its scores
 
 class Engine(ABC):
     "Sums over classes for samples"

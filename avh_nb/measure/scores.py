@@ -122,9 +122,11 @@ def put_scores(
 ):
     "Write the scores of a tally; NaN, and -1 for a class, where the features have no direction"
     nowhere = t.angle.isnan()
+    some = bool(nowhere.any())
     for name,values in (scores_of(t, n_classes)|dict(norm=norm)).items():
         field = getattr(res, name)
-        field[rows] = values.to(field.dtype).masked_fill(nowhere, -1 if name in PREDICTED else math.nan)
+        if some: values = values.masked_fill(nowhere, -1 if name in PREDICTED else math.nan)
+        field[rows] = values.to(field.dtype)
 
 # %% ../../nbs/measure/scores.ipynb #24d3c594
 def _shape(t): return tuple(t.shape) if isinstance(t, torch.Tensor) else type(t).__name__

@@ -15,7 +15,7 @@ from ..engine.reference import slices
 from ..engine.tally import CLASSES, Tally
 from ..loss.angular import default_scale
 from ..loss.fused import loss_and_gradients
-from ..measure.scores import Scores, scores_of
+from ..measure.scores import Scores, put_scores
 
 # %% ../../nbs/scale/ranks.ipynb #f6fb4c00
 def _meeting_place(group, *given):
@@ -117,16 +117,13 @@ def sharded_score(
     (first,n_classes),dtype = _place(w, group),compute_dtype(x, w)
     y = _agree(lambda: None if y is None else check_labels(y, len(x), n_classes).to(x.device), device, group)
     bias = None if bias is None else bias.to(x.device, dtype)
-    res = {f.name: x.new_empty(len(x), dtype=torch.int64 if f.name=='pred' else dtype) for f in fields(Scores)}
+    res = Scores.empty(len(x), x.device, dtype)
     for piece in slices(len(x), 2**16): # so that tallies are kept of some samples at a time
         labels = None if y is None else _local(y[piece], first, len(w))
         t,norm = _whole_tally(x[piece].detach(), w, labels, bias, scale, engine)
-        scores = scores_of(_sum_over_ranks(t, first, group), n_classes)|dict(norm=norm)
-        for name,values in scores.items(): res[name][piece] = values.to(res[name].dtype)
-    invalid = res['angle'].isnan()
-    for name,values in res.items(): values[invalid] = -1 if name=='pred' else torch.nan
-    report_invalid(invalid, on_invalid)
-    return Scores(**res)
+        put_scores(res, piece, _sum_over_ranks(t, first, group), norm, n_classes)
+    report_invalid(res.pred<0, on_invalid)
+    return res
 
 # %% ../../nbs/scale/ranks.ipynb #493fab64
 class _ShardedLoss(torch.autograd.Function):

@@ -49,10 +49,14 @@ def plain_score(x, w, y):
     "All scores as one would write them in PyTorch"
     z,y = x@w.T,y[:, None]
     a,p,log = (F.normalize(x, dim=1)@F.normalize(w, dim=1).T).clamp(-1, 1).acos(),z.softmax(1),z.log_softmax(1)
-    ay,py,total = a.gather(1, y)[:, 0],p.gather(1, y)[:, 0],a.sum(1)
-    return dict(pred=z.argmax(1), confidence=py, entropy=-(p*log).sum(1), loss=-log.gather(1, y)[:, 0],
-        el2n=p.scatter(1, y, py[:, None]-1).norm(dim=1), margin=py-p.scatter(1, y, -1).amax(1), norm=x.norm(dim=1),
-        angle=ay, avh=ay/total, avc=(torch.pi-ay)/(len(w)*torch.pi-total), angular_gap=a.scatter(1, y, 9).amin(1)-ay)
+    best = z.topk(2, 1).indices
+    def of(t, k): return t.gather(1, k)[:, 0]
+    def other(t): return t.scatter(1, y, -torch.inf).amax(1)
+    ay,ak,py,total = of(a, y),of(a, best[:, :1]),of(p, y),a.sum(1)
+    return dict(pred=best[:, 0], pred2=best[:, -1], confidence=py, entropy=-(p*log).sum(1), loss=-of(log, y),
+        el2n=p.scatter(1, y, py[:, None]-1).norm(dim=1), margin=py-other(p), norm=x.norm(dim=1),
+        angle=ay, avh=ay/total, avc=(torch.pi-ay)/(len(w)*torch.pi-total), angular_gap=-other(-a)-ay,
+        logit_margin=of(z, y)-other(z), energy=-z.logsumexp(1), angle_pred=ak, avh_pred=ak/total)
 
 # %% ../../nbs/tool/contenders.ipynb #a4538f3b
 def _step(loss, x, w, y):

@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from pathlib import Path
 from ..core import all_or_nothing, optional
-from ..measure.scores import SCORES
+from ..measure.definitions import PREDICTED, SCORES
 
 # %% ../../nbs/watch/trace.ipynb #3e946b2f
 def write_parquet(
@@ -143,7 +143,7 @@ def _open(self: Trace):
     except OSError as e: raise OSError(f"folder: cannot write to {self.folder} ({e}); give another folder") from e
 
 # %% ../../nbs/watch/trace.ipynb #2bb05a07
-RESERVED = 'epoch', 'image', 'pred', 'label', 'accuracy', *SCORES # columns of a trace
+RESERVED = 'epoch', 'image', 'label', 'accuracy', *PREDICTED, *SCORES # columns of a trace
 
 @patch
 def _checked(self: Trace, epoch, logged):
@@ -156,7 +156,7 @@ def _checked(self: Trace, epoch, logged):
         raise ValueError(f"epoch: expected one above {last}, where the trace is, got {epoch}; "
             "a run that goes on from an earlier checkpoint needs a tracker with resume=True")
     for k,v in logged.items():
-        if k in RESERVED or k in self.known.get('scores', ()):
+        if k in self.known.get('scores', ()) or (k in RESERVED and k not in self.known.get('logged', ())):
             raise ValueError(f"{k}: the scores have a column of this name; log the number under another, such as train_{k}=")
         try: logged[k] = float(v.item() if isinstance(v, torch.Tensor) else v)
         except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"{k}: expected a number, got {type(v).__name__}") from e
@@ -184,6 +184,8 @@ def keep(self: Trace,
 ):
     "Add the scores of one epoch to the trace"
     epoch,logged = self._checked(epoch, logged)
+    # Where an older trace holds a logged number under a name that is now that of a score, the column stays what it was
+    frame = frame.drop(columns=[k for k in self.known.get('logged', ()) if k in RESERVED], errors='ignore')
     for k in {*logged, *self.known.get('logged', ())} & set(frame): raise ValueError(f"{k}: a logged number and a score have this name")
     now = fingerprint(frame)
     if self.frames: check_same_set(now, self.known)

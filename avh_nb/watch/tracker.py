@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from torch.utils.data import RandomSampler, SubsetRandomSampler
 from ..measure.batch import check_loader, unpack_batch
+from ..measure.definitions import PREDICTED
 from ..measure.model import score_model
 from ..stats.curves import growth_rate, plateau, stalled
 from .listener import Listener
@@ -27,7 +28,7 @@ def trace_means(
 ): # A pandas table, one row an epoch: means of all scores, of what was logged, and accuracy where labels are known
     "A trace as curves"
     if 'label' in trace: trace = trace.assign(accuracy=(trace.pred==trace.label).astype(float))
-    return trace.drop(columns=['image', 'pred', 'label'], errors='ignore').groupby('epoch').mean()
+    return trace.drop(columns=['image', 'label', *PREDICTED], errors='ignore').groupby('epoch').mean()
 
 # %% ../../nbs/watch/tracker.ipynb #aaa1cde0
 def _finite(curve):

@@ -535,10 +535,12 @@ def test_scores(shape, name):
     for kwargs in (dict(y=y), {}, dict(y=y, bias=bias), dict(bias=bias), dict(y=y, scale=9.), dict(scale=9.)):
         long = {k: v.double() if k=='bias' else v for k,v in kwargs.items()}
         got,expected = av.score(x, w, engine=name, **kwargs),av.score(x.double(), w.double(), engine='torch', **long)
-        assert torch.equal(got.pred, expected.pred)
-        for field in ('norm', 'angle', 'avh', 'avc'):
+        assert torch.equal(got.pred, expected.pred) and torch.equal(got.pred2, expected.pred2)
+        for field in ('norm', 'angle', 'avh', 'avc', 'angle_pred', 'avh_pred'):
             assert seen(f'{name} {field}', (getattr(got, field)/getattr(expected, field)-1).abs().max())<1e-6
         torch.testing.assert_close(got.angular_gap.double(), expected.angular_gap, rtol=1e-6, atol=1e-6, equal_nan=True)
+        for field in ('logit_margin', 'energy'):
+            torch.testing.assert_close(getattr(got, field).double(), getattr(expected, field), rtol=1e-5, atol=1e-5, equal_nan=True)
         for field in SOFTMAX:
             a,b = getattr(got, field),getattr(expected, field)
             assert seen(f'{name} softmax', ((a-b).abs()/(b.abs()+1e-30 if field!='margin' else 1)).max())<1e-5, (field, a, b)

@@ -412,11 +412,12 @@ def test_class_vectors_of_zeros_have_no_angles_and_a_softmax(rows, engine):
     with torch.no_grad(): features = model.eval()[0](x); logits = model[1](features)
     p = logits.double().softmax(1)
     by_hand = dict(confidence=p.gather(1, y[:, None])[:, 0], entropy=-(p*p.log()).sum(1), norm=features.norm(dim=1),
-        loss=F.cross_entropy(logits, y, reduction='none'))
+        loss=F.cross_entropy(logits, y, reduction='none'), energy=-logits.logsumexp(1),
+        logit_margin=logits.gather(1, y[:, None])[:, 0]-logits.scatter(1, y[:, None], -torch.inf).amax(1))
     for name,values in by_hand.items():
         torch.testing.assert_close(getattr(s, name).double(), values.double(), rtol=1e-5, atol=1e-6, msg=name)
-    assert torch.equal(s.pred, logits.argmax(1)) and s.el2n.isfinite().all() and s.margin.isfinite().all()
-    for name in ('angle', 'avh', 'avc', 'angular_gap'): assert getattr(s, name).isnan().all(), name
+    assert torch.equal(torch.stack([s.pred, s.pred2], 1), logits.topk(2).indices) and s.el2n.isfinite().all() and s.margin.isfinite().all()
+    for name in ('angle', 'avh', 'avc', 'angular_gap', 'angle_pred', 'avh_pred'): assert getattr(s, name).isnan().all(), name
     with pytest.raises(ValueError, match='batch 0: w: .* class vectors are zero'): scores(model, on_invalid='raise')
 
 def test_samples_without_direction_are_told_from_classes_without():

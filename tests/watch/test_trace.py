@@ -1,9 +1,9 @@
 "What a trace is made of, and what it tells of a training in which some epochs cannot be used."
-import subprocess, sys
+import json, subprocess, sys
 import numpy as np, pandas as pd, pytest
 from avh_nb.measure.scores import score
-from avh_nb.watch.trace import epoch_files, fingerprint, read_trace, write_parquet
-from avh_nb.watch.tracker import report
+from avh_nb.watch.trace import Trace, epoch_files, fingerprint, read_trace, write_parquet
+from avh_nb.watch.tracker import report, trace_means
 
 def scored(n, classes, dims=16, labels=True, dtype='float32'):
     rng = np.random.default_rng(classes)
@@ -66,6 +66,38 @@ def test_a_loss_that_is_logged_now_and_then_is_none_that_diverged():
     trace = training().assign(train_loss=lambda t: t.loss.where(t.epoch%2==1))
     got,odd = report(trace),report(trace[trace.epoch%2==1])
     assert got['loss_plateau']==odd['loss_plateau'] and got['avh_stalled']==odd['avh_stalled']
+
+LATER = ['pred2', 'logit_margin', 'energy', 'angle_pred', 'avh_pred'] # columns that a trace of an earlier version lacks
+
+@pytest.mark.parametrize('noted', [True, False])
+def test_a_trace_of_an_earlier_version_is_read_and_gone_on_with(tmp_path, noted):
+    frame = scored(30, 5)
+    old = Trace(tmp_path)
+    for epoch in (1, 2): old.keep(frame.drop(columns=LATER), epoch, train_loss=1/epoch)
+    if not noted: (tmp_path/'trace.json').unlink() # as the first versions left it
+    before = read_trace(tmp_path)
+    new = Trace(tmp_path, resume=True)
+    new.keep(frame, train_loss=.2)
+    trace = read_trace(tmp_path)
+    assert trace[:60][list(before)].equals(before) and new.epochs()==[1, 2, 3]
+    for name in LATER:
+        assert trace[name][:60].isna().all() and np.array_equal(trace[name][60:], frame[name])
+    means = trace_means(trace)
+    assert 'pred2' not in means and means.energy.isna().tolist()==[True, True, False] and means.avh.notna().all()
+    assert report(trace)['epochs']==3
+    with pytest.raises(ValueError, match='expected 5 classes'): new.keep(scored(30, 6).assign(label=frame.label))
+
+def test_a_number_that_was_logged_before_a_score_took_its_name_keeps_it(tmp_path):
+    frame = scored(10, 5)
+    write_parquet(frame.drop(columns=LATER).assign(energy=7.), tmp_path/'epoch-001.parquet')
+    known = dict(fingerprint(frame), scores=[k for k in frame if k not in LATER], logged=['energy'])
+    (tmp_path/'trace.json').write_text(json.dumps(dict(run='0', **known)), encoding='utf-8')
+    trace = Trace(tmp_path, resume=True)
+    for value in (8., 9.): trace.keep(frame, energy=value)
+    assert [g.tolist() for _,g in read_trace(tmp_path).groupby('epoch').energy]==[[v]*10 for v in (7., 8., 9.)]
+    assert read_trace(tmp_path).logit_margin[10:].notna().all()
+    with pytest.raises(ValueError, match='avh_pred: the scores have a column of this name'): trace.keep(frame, avh_pred=1.)
+    with pytest.raises(ValueError, match='energy: the scores have a column of this name'): Trace().keep(frame, energy=1.)
 
 @pytest.mark.parametrize('missing', ['pandas', 'pyarrow'])
 def test_what_is_missing_is_said_with_its_extra(tmp_path, missing):
