@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Labelled', 'labelled', 'OutOfSample', 'fitted_temperature', 'logistic_folds']
 
-# %% ../../nbs/curate/folds.ipynb #1cf82cfd
+# %% ../../nbs/curate/folds.ipynb #21b52232
 import math, time, warnings
 import numpy as np, torch
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from .duplicates import group_ids
 from ..data.images import check_known
 from ..measure.scores import PREDICTED, Scores, unreported_scores
 
-# %% ../../nbs/curate/folds.ipynb #a8f7d911
+# %% ../../nbs/curate/folds.ipynb #fc5e0d37
 @dataclass
 class Labelled:
     "Features and labels that a probe can be fitted to"
@@ -42,19 +42,19 @@ def labelled(
 )->Labelled:
     "Checked features, labels and groups; `ValueError` says what is wrong with them, and one warning counts rows without direction"
     x,y = as_tensor(x, 'x'),as_tensor(y if isinstance(y, torch.Tensor) else np.asarray(y), 'y')
-    check_features(x, x)
+    check_features(x, x.new_ones(1, x.shape[-1]) if isinstance(x, torch.Tensor) and x.ndim else x)
     if n_classes is None: n_classes = int(y.max())+1 if y.numel() and not y.is_floating_point() else 1
     y = check_known(y, len(x), n_classes).to(x.device)
     x,fine = x.detach(),x.isfinite().all(1) & (x!=0).any(1)
     report_invalid(~fine)
     d = Labelled(x, torch.where(fine, y, -1), n_classes, np.arange(len(x)) if groups is None else group_ids(groups, len(x)), fine)
     counts = d.counts()
-    if (counts>0).sum()<2: raise ValueError(f"y: expected two classes at least, got {'one' if counts.any() else 'no label'}")
+    if (counts>0).sum()<2: raise ValueError(f"y: expected two classes at least, got {'one class' if counts.any() else 'no label'}")
     if (counts==0).any(): raise ValueError(f"y: class {counts.argmin()} has no image; number the classes that have, from 0")
     if len(np.unique(d.groups[(d.y>=0).cpu().numpy()]))<2: raise ValueError("groups: expected two at least, got all labels in one")
     return d
 
-# %% ../../nbs/curate/folds.ipynb #16d6c85d
+# %% ../../nbs/curate/folds.ipynb #183a4c56
 @dataclass
 class OutOfSample:
     "What probes say of samples that they have not seen"
@@ -68,13 +68,15 @@ class OutOfSample:
     about: dict # How it was made, in plain words and numbers
     spread: torch.Tensor=None # Standard deviation of the logit margin over repeats (N,); None for a single one
 
-    def __repr__(self): return f"{len(self.scores)} samples out of sample, {len(self.w)} classes; {self.about}"
+    def __repr__(self):
+        known = ', '.join(f'{k}: {v:.3g}' if isinstance(v, float) else f'{k}: {v}' for k,v in self.about.items() if 'seconds' not in k)
+        return f"OutOfSample: {len(self.scores)} samples, {len(self.w)} classes; {known}"
     def numpy(self):
         "The same with NumPy arrays"
         arrays = {n: v.cpu().numpy() for n,v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, scores=self.scores.numpy(), **arrays)
 
-# %% ../../nbs/curate/folds.ipynb #bc63c155
+# %% ../../nbs/curate/folds.ipynb #128d7aa4
 def fitted_temperature(
     logits: torch.Tensor, # Of samples that were not seen (N, C)
     y: torch.Tensor, # Their labels (N,)
@@ -87,7 +89,7 @@ def fitted_temperature(
     found = optional('scipy.optimize', 'images').minimize_scalar(loss, bounds=(math.log(1e-3), math.log(1e4)), method='bounded')
     return math.exp(-found.x)
 
-# %% ../../nbs/curate/folds.ipynb #049d62d2
+# %% ../../nbs/curate/folds.ipynb #5aef421d
 def _fold_of(d, folds, seed):
     "The fold of each sample (N,); -1 for a sample without a label, unless its group has one"
     split = optional('sklearn.model_selection', 'images')
@@ -100,7 +102,8 @@ def _fold_of(d, folds, seed):
         of_group[groups[i]] = k
         res[known[i]] = k
         lost = np.setdiff1d(y, np.delete(y, i))
-        if len(lost): raise ValueError(f"groups: without fold {k} class {lost[0]} has no image; its groups are too few. Take other folds, or ridge_loo")
+        if len(lost):
+            raise ValueError(f"groups: without fold {k} class {lost[0]} has no image; its groups are too few; take ridge_loo")
     return np.where(d.fine.cpu().numpy(), of_group[d.groups], -1)
 
 def _logistic(x, y, c):
@@ -116,7 +119,7 @@ def _logistic(x, y, c):
     if len(w)==1: w,b = torch.cat([-w, w])/2,torch.cat([-b, b])/2 # of two classes it gives the difference
     return w/length,b-(w/length)@mean,not seen
 
-# %% ../../nbs/curate/folds.ipynb #f0b389fb
+# %% ../../nbs/curate/folds.ipynb #ab7a0031
 def _outputs(d, fold, heads, f):
     "What `f` makes of the samples of each fold, the head that has not seen them and who they are; those of no fold go with the last head"
     for k,(w,b) in zip([*range(len(heads)-1), -1], heads):
@@ -144,7 +147,7 @@ def _mean_scores(d, folds, heads, probs):
     for name,k in zip(PREDICTED, top.T): mean[name] = torch.where(d.fine, k, -1)
     return Scores(**mean),torch.stack([s.logit_margin for s in each]).std(0).to(dtype) if len(each)>1 else None
 
-# %% ../../nbs/curate/folds.ipynb #d11fc51d
+# %% ../../nbs/curate/folds.ipynb #41e108c2
 def _check_folds(d, folds, repeats):
     "`ValueError` where classes are too small for them"
     for name,value,least in (('folds', folds, 2), ('repeats', repeats, 1)):
@@ -164,7 +167,7 @@ def logistic_folds(
     n_classes: int=None, # C; None: the largest label and one
     c: float=3., # Inverse penalty, as scikit-learn has it, for features of root mean square length 1
 )->OutOfSample: # Tensors, or arrays if x is one
-    "Out-of-sample scores by logistic regression in folds (needs scikit-learn), averaged over repeats; `ValueError` where classes are too small"
+    "Out-of-sample scores by logistic regression in folds (needs scikit-learn), means over repeats; `ValueError` where a class is too small"
     start,d = time.perf_counter(),labelled(x, y, n_classes, groups)
     _check_folds(d, folds, repeats)
     fold,fits = [_fold_of(d, folds, seed+r) for r in range(repeats)],[]
@@ -181,5 +184,6 @@ def logistic_folds(
     about = dict(probe='logistic', folds=folds, repeats=repeats, seed=seed, c=c, temperature=temperature,
         unfinished_fits=sum(not end for *_,end in fits), **d.about(), seconds=time.perf_counter()-start)
     (w,b),dtype = heads[0][-1],scores.avh.dtype
-    res = OutOfSample(scores, probs.float(), torch.from_numpy(fold[0]).to(d.x.device), repeats, w.to(dtype), b.to(dtype), temperature, about, spread)
+    first = torch.from_numpy(fold[0]).to(d.x.device)
+    res = OutOfSample(scores, probs.float(), first, repeats, w.to(dtype), b.to(dtype), temperature, about, spread)
     return res.numpy() if isinstance(x, np.ndarray) else res
