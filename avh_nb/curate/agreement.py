@@ -6,7 +6,7 @@
 __all__ = ['MOST', 'ROWS', 'Counts', 'count_predictions', 'explained', 'best_assignment', 'Agreement', 'agreement',
            'LabelMapError', 'usual_slips', 'check_agreement']
 
-# %% ../../nbs/curate/agreement.ipynb #0dc050c6
+# %% ../../nbs/curate/agreement.ipynb #5259030b
 import json
 import numpy as np
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..core import all_or_nothing, optional
 from .labels import LabelMap, as_index, in_order
 
-# %% ../../nbs/curate/agreement.ipynb #e700cbe3
+# %% ../../nbs/curate/agreement.ipynb #2c56bd96
 MOST = 40 # images of a class, and...
 ROWS = 500 # classes that are looked at
 
@@ -44,7 +44,7 @@ def count_predictions(
     for r,t in enumerate(taken): np.add.at(halves, (np.arange(len(t))%2, r, np.searchsorted(cols, pred[t])), 1)
     return Counts(rows, cols, np.searchsorted(cols, rows), halves)
 
-# %% ../../nbs/curate/agreement.ipynb #411859d8
+# %% ../../nbs/curate/agreement.ipynb #bb9cd8f1
 def explained(
     k, # (R, P) counts
     a, # (R,) for each row the column that an assignment gives it
@@ -61,7 +61,7 @@ def best_assignment(
     "The one-to-one assignment that explains most, each row weighing the same"
     return optional('scipy.optimize', 'images').linear_sum_assignment(-k/np.maximum(k.sum(1, keepdims=True), 1))[1]
 
-# %% ../../nbs/curate/agreement.ipynb #8c6f20dc
+# %% ../../nbs/curate/agreement.ipynb #002a341f
 class Agreement(NamedTuple):
     "How far the network agrees with a map of labels"
     classes: int # that were looked at
@@ -83,7 +83,7 @@ def agreement(
     wrong = 2*agree<n and other>=2*own and kappa(other, by_luck)-kappa(own, own_luck)>=.3+1.2/n and other-by_luck>=4*var**.5
     return Agreement(n, agree, float(own/images), float(other/images), bool(wrong))
 
-# %% ../../nbs/curate/agreement.ipynb #b762ffae
+# %% ../../nbs/curate/agreement.ipynb #b9fc03bd
 class LabelMapError(ValueError):
     "The map of labels and the network do not agree"
     def __init__(self, message, suggestion=None):
@@ -111,7 +111,7 @@ def usual_slips(
         slips["as if the classes were in alphabetical order"] = {l: rank[c] for l,c in of.items()}
     return slips
 
-# %% ../../nbs/curate/agreement.ipynb #11580577
+# %% ../../nbs/curate/agreement.ipynb #4effca59
 def check_agreement(
     label_map: LabelMap,
     label, # (N,) class of each image by the map, -1 for none

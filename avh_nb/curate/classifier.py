@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LITE', 'to_pixels', 'described', 'Classifier', 'MiddleCrop', 'lite_classifier', 'file_classifier']
 
-# %% ../../nbs/curate/classifier.ipynb #5aa940d7
+# %% ../../nbs/curate/classifier.ipynb #ffb31e41
 import hashlib, importlib, importlib.util, inspect, json, re, sys
 import numpy as np, torch
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..core import optional
 from .vocabulary import Vocabulary, imagenet
 from .weights import load_weights, own_names
 
-# %% ../../nbs/curate/classifier.ipynb #67160000
+# %% ../../nbs/curate/classifier.ipynb #117c41b5
 def to_pixels(
     image, # A PIL image in RGB
 )->torch.Tensor: # (3, H, W), float32 from 0 to 1
@@ -41,7 +41,7 @@ def described(
     except (OSError, TypeError): source = None
     return dict(transform=transform.__qualname__, source=source)
 
-# %% ../../nbs/curate/classifier.ipynb #e99b7112
+# %% ../../nbs/curate/classifier.ipynb #5454f0f1
 @dataclass(eq=False)
 class Classifier:
     "A network, how images are prepared for it, and what its classes are called"
@@ -72,7 +72,7 @@ class Classifier:
             "images of one size can be put into a batch, so have the transform resize or crop them")
         return x
 
-# %% ../../nbs/curate/classifier.ipynb #696f02bd
+# %% ../../nbs/curate/classifier.ipynb #051d14d4
 class MiddleCrop:
     "The square in the middle of an image without its rim, scaled by bicubic interpolation and brought to -1 to 1"
     def __init__(self, size):
@@ -86,7 +86,7 @@ class MiddleCrop:
         x = image.crop((left, top, left+side, top+side)).resize((self.size, self.size), Image.Resampling.BICUBIC)
         return (torch.from_numpy(np.array(x)).permute(2, 0, 1).float()-127)/128
 
-# %% ../../nbs/curate/classifier.ipynb #513ae556
+# %% ../../nbs/curate/classifier.ipynb #edb9a7a3
 LITE = {'0': 224, '1': 240, '2': 260} # which, and pixels of a side
 
 def lite_classifier(
@@ -107,7 +107,7 @@ def lite_classifier(
     vocabulary = imagenet() if len(head)==1000 else None
     return Classifier(f'lite/{which}', load_weights(net, weights), MiddleCrop(LITE[which]), vocabulary=vocabulary, n_classes=len(head))
 
-# %% ../../nbs/curate/classifier.ipynb #48e092a6
+# %% ../../nbs/curate/classifier.ipynb #95ea5573
 def file_classifier(
     where: str, # Path of a Python file and name of a function, file.py:function
 )->Classifier: # `vocabulary` is still a list of names, or None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_index', 'in_order', 'LabelMap', 'map_labels', 'read_map']
 
-# %% ../../nbs/curate/labels.ipynb #4165ec07
+# %% ../../nbs/curate/labels.ipynb #e6d7548d
 import csv, json, re
 import numpy as np
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .vocabulary import Vocabulary, find_class
 
-# %% ../../nbs/curate/labels.ipynb #4823a768
+# %% ../../nbs/curate/labels.ipynb #fed88dc8
 def as_index(
     text: str,
 )->int: # None where it is no whole number from 0
@@ -27,7 +27,7 @@ def in_order(
     there = sorted({l for l in labels if l is not None})
     return there if any(as_index(l) is None for l in there) else sorted(there, key=as_index)
 
-# %% ../../nbs/curate/labels.ipynb #85267595
+# %% ../../nbs/curate/labels.ipynb #80009a00
 @dataclass(eq=False)
 class LabelMap:
     "Which class each label means"
@@ -51,7 +51,7 @@ class LabelMap:
         said = f"{n-len(none)} of {n} labels are classes of the model (by {self.how})"
         return said+''.join(f"\n  {l!r:.60}: {self.why[l]}" for l in none[:5])+(f"\n  and {len(none)-5} more" if len(none)>5 else '')
 
-# %% ../../nbs/curate/labels.ipynb #3dd97e3d
+# %% ../../nbs/curate/labels.ipynb #e907d183
 def _titles(vocabulary, classes):
     s = getattr(vocabulary, 'synsets', None)
     return ' or '.join(f"{vocabulary.names[c]!r} (class {c}{f', {s[c]}' if s else ''})" for c in classes)
@@ -77,7 +77,7 @@ def map_labels(
     how = [h for h in ('synset', 'name', 'synonym') if any(found[l][0]==h for l in by_name)]
     return LabelMap({l: by_name.get(l) for l in labels}, ' and '.join(how) or 'nothing', why)
 
-# %% ../../nbs/curate/labels.ipynb #8b052a04
+# %% ../../nbs/curate/labels.ipynb #1c73c810
 def read_map(
     given, # A dict; or a file: JSON {label: class}, or CSV with columns label and class
 )->dict: # Label -> class as number or text, None for none
@@ -103,7 +103,7 @@ def read_map(
     rows = [dict(zip(head, r)) for r in csv.reader(lines, delimiter=delimiter)]
     return once([(r['label'], r.get('class', '').strip() or None) for r in rows])
 
-# %% ../../nbs/curate/labels.ipynb #27f2092e
+# %% ../../nbs/curate/labels.ipynb #bf7d022c
 def _given(labels, vocabulary, n, given):
     def class_of(label, c):
         if c is None: return None

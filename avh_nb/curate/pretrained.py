@@ -6,7 +6,7 @@
 __all__ = ['TURNED', 'SOURCES', 'fetching', 'refuse_name', 'timm_classifier', 'torchvision_classifier', 'Processed',
            'hf_classifier', 'pretrained']
 
-# %% ../../nbs/curate/pretrained.ipynb #8ecc3232
+# %% ../../nbs/curate/pretrained.ipynb #3d5570c5
 import difflib, json
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +17,7 @@ from .classifier import Classifier, described, file_classifier, lite_classifier
 from .vocabulary import SYNSET, Vocabulary, imagenet, vocabulary_of
 from .weights import load_weights, own_names, read_weights
 
-# %% ../../nbs/curate/pretrained.ipynb #d3e8fb3c
+# %% ../../nbs/curate/pretrained.ipynb #5b0c20c8
 @contextmanager
 def fetching(
     what: str, # For the error
@@ -39,7 +39,7 @@ def refuse_name(
     near = difflib.get_close_matches(name, known, n=3, cutoff=.5) or known[:3]
     raise ValueError(f"model: there is no {what} {name!r}{'; near are ' if near else ''}{', '.join(map(repr, near))}")
 
-# %% ../../nbs/curate/pretrained.ipynb #33fe116e
+# %% ../../nbs/curate/pretrained.ipynb #bb59064f
 def _known_to_timm(timm, name, checkpoint):
     arch,_,tag = name.partition('.')
     if not timm.is_model(arch): refuse_name(arch, timm.list_models(), 'network of timm')
@@ -74,7 +74,7 @@ def timm_classifier(
     return Classifier(f'timm/{name}', model, timm.data.create_transform(**cfg, is_training=False), json.loads(json.dumps(cfg)),
         _timm_vocabulary(model.pretrained_cfg, model.num_classes), model.num_classes)
 
-# %% ../../nbs/curate/pretrained.ipynb #adbdd7c3
+# %% ../../nbs/curate/pretrained.ipynb #515be0d5
 TURNED = 'googlenet','inception_v3' # whose published weights come with a change of colours that a checkpoint does not tell
 
 def torchvision_classifier(
@@ -106,7 +106,7 @@ def torchvision_classifier(
         load_weights(model, weights)
     return Classifier(f'torchvision/{name}', model, transform, None, vocabulary_of(names), len(names) if names else n)
 
-# %% ../../nbs/curate/pretrained.ipynb #7ce074c9
+# %% ../../nbs/curate/pretrained.ipynb #35b1d5a2
 class Processed:
     "A processor of transformers as a transform of one image"
     def __init__(self, processor): self.processor,self.preprocessing = processor,json.loads(processor.to_json_string())
@@ -135,7 +135,7 @@ def hf_classifier(
     return Classifier(f'hf/{name}', model.float(), transform, None, None if new else vocabulary_of([labels[i] for i in sorted(labels)]),
         0 if new else len(labels))
 
-# %% ../../nbs/curate/pretrained.ipynb #17f91427
+# %% ../../nbs/curate/pretrained.ipynb #4aeefe86
 SOURCES = dict(timm=timm_classifier, torchvision=torchvision_classifier, hf=hf_classifier, lite=lite_classifier)
 
 def pretrained(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SYNSET', 'plain_name', 'Vocabulary', 'find_class', 'unique_names', 'imagenet', 'vocabulary_of']
 
-# %% ../../nbs/curate/vocabulary.ipynb #6e7c39dc
+# %% ../../nbs/curate/vocabulary.ipynb #1b9d94ff
 import re, unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from ..core import optional
 
-# %% ../../nbs/curate/vocabulary.ipynb #5f0002b5
+# %% ../../nbs/curate/vocabulary.ipynb #98345ab6
 def plain_name(
     text: str, # A name as somebody wrote it
 )->str: # Its words and numbers, in lower case, with one space between them; '' where it has none
     "A name without case, underscores, hyphens and punctuation"
     return ' '.join(re.findall(r'\w+', re.sub("['’_]", lambda m: ' ' if m[0]=='_' else '', unicodedata.normalize('NFKC', text).casefold())))
 
-# %% ../../nbs/curate/vocabulary.ipynb #7e9f052e
+# %% ../../nbs/curate/vocabulary.ipynb #13504ebd
 @dataclass(eq=False)
 class Vocabulary:
     "What the C classes of a network are called, in the order of its outputs"
@@ -54,7 +54,7 @@ class Vocabulary:
             for n in (*name.split(', ')[1:], *(self.synonyms[i] if self.synonyms else ())): other.setdefault(plain_name(n), {})[i] = True
         return first,other
 
-# %% ../../nbs/curate/vocabulary.ipynb #44fe7ff1
+# %% ../../nbs/curate/vocabulary.ipynb #db32b05b
 SYNSET = re.compile(r'n\d{8}(?![0-9a-zA-Z])') # at the start of a name: n01440764, n01440764_tench
 
 def find_class(
@@ -72,7 +72,7 @@ def find_class(
     found = sorted({i for p in parts for i in first.get(plain_name(p), ())}) if len(parts)>1 else []
     return ('name', found) if found else ('', [])
 
-# %% ../../nbs/curate/vocabulary.ipynb #da6efca5
+# %% ../../nbs/curate/vocabulary.ipynb #80831602
 def unique_names(
     vocabulary: Vocabulary,
 )->list: # (C,) names, no two alike
@@ -80,7 +80,7 @@ def unique_names(
     often = Counter(vocabulary.names)
     return [n if often[n]==1 else f"{n} ({vocabulary.synsets[i] if vocabulary.synsets else i})" for i,n in enumerate(vocabulary.names)]
 
-# %% ../../nbs/curate/vocabulary.ipynb #2c20e3ef
+# %% ../../nbs/curate/vocabulary.ipynb #a6657f71
 def imagenet(
     n_classes: int=1000, # 1000, or the size of another set that timm knows: 11221, 11821, 21841, 21842, 21843
 )->Vocabulary: # None where no set has so many classes
@@ -105,7 +105,7 @@ def _read_names():
     known = dict(l.split('\t') for l in lemmas.read_text(encoding='utf-8').splitlines())
     return {s: known[s] for s in synsets.read_text(encoding='utf-8').split()}
 
-# %% ../../nbs/curate/vocabulary.ipynb #5af65d45
+# %% ../../nbs/curate/vocabulary.ipynb #75355bb7
 def vocabulary_of(
     classes, # A Vocabulary, a list of C names in the order of the outputs, or None
 )->Vocabulary: # None for None

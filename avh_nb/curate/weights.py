@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['NESTED', 'read_weights', 'own_names', 'load_weights', 'weights_digest']
 
-# %% ../../nbs/curate/weights.ipynb #1df7b453
+# %% ../../nbs/curate/weights.ipynb #931a78f6
 import hashlib, pickle, torch
 from pathlib import Path
 from torch import nn
 from ..core import optional
 
-# %% ../../nbs/curate/weights.ipynb #b0d3efbc
+# %% ../../nbs/curate/weights.ipynb #a372cae2
 NESTED = 'state_dict_ema','model_ema','state_dict','model_state_dict','model' # keys of a checkpoint that hold the weights; the first counts
 
 def read_weights(
@@ -38,7 +38,7 @@ def read_weights(
     if not weights: refuse(f"holds no weights; its keys are {', '.join(repr(k) for k in list(found)[:5])}")
     return weights
 
-# %% ../../nbs/curate/weights.ipynb #940a4a68
+# %% ../../nbs/curate/weights.ipynb #5feeb686
 def own_names(
     weights: dict, # Name -> tensor
     names, # Those of the network
@@ -68,7 +68,7 @@ def load_weights(
     model.load_state_dict({own[k]: v for k,v in weights.items()})
     return model
 
-# %% ../../nbs/curate/weights.ipynb #72b11bbf
+# %% ../../nbs/curate/weights.ipynb #fb17a7f8
 def weights_digest(
     model: nn.Module,
 )->str: # 64 hexadecimal digits
