@@ -6,12 +6,12 @@
 __all__ = ['NEIGHBOURS', 'NEAR', 'TIGHT', 'DEEP', 'MOST', 'PRODUCTS', 'group_ids', 'joined', 'exact_copies', 'nearest',
            'near_copies', 'duplicate_groups']
 
-# %% ../../nbs/curate/duplicates.ipynb #acddd762
+# %% ../../nbs/curate/duplicates.ipynb #92d73435
 import numpy as np, torch
 from ..core import as_tensor, optional
 from ..data.images import check_known
 
-# %% ../../nbs/curate/duplicates.ipynb #14620ebb
+# %% ../../nbs/curate/duplicates.ipynb #332e12bc
 def group_ids(
     groups, # (N,) of anything that can be compared: numbers, texts; None or NaN: a group of its own
     n: int, # N
@@ -28,7 +28,7 @@ def group_ids(
         count += bool(res[i]==count)
     return res
 
-# %% ../../nbs/curate/duplicates.ipynb #28101e11
+# %% ../../nbs/curate/duplicates.ipynb #b2f9f9ed
 def joined(
     *groupings, # Each (N,) integers from 0
 )->np.ndarray: # (N,) int64, from 0 in the order of appearance
@@ -39,7 +39,7 @@ def joined(
     ties = sparse.coo_matrix((np.ones(len(to), bool), (np.tile(np.arange(n), len(groupings)), to)), shape=(offsets[-1],)*2)
     return group_ids(optional('scipy.sparse.csgraph', 'images').connected_components(ties, directed=False)[1][:n], n)
 
-# %% ../../nbs/curate/duplicates.ipynb #a31ad5a2
+# %% ../../nbs/curate/duplicates.ipynb #743afe33
 def exact_copies(
     x, # Features (N, D), a tensor or an array
 )->np.ndarray: # (N,) int64: rows of one group are equal in every bit
@@ -48,7 +48,7 @@ def exact_copies(
     rows = x.detach().cpu().contiguous().view(torch.uint8).numpy()
     return np.unique(rows.view(np.dtype((np.void, rows.shape[1])))[:, 0], return_inverse=True)[1] if len(rows) else np.zeros(0, np.int64)
 
-# %% ../../nbs/curate/duplicates.ipynb #0c593353
+# %% ../../nbs/curate/duplicates.ipynb #287fb93e
 NEIGHBOURS,NEAR,TIGHT,DEEP = 10,.45,.25,.8 # the rule above
 MOST = 50_000 # samples: above it only exact copies are looked for
 PRODUCTS = 2**24 # that are held at a time
@@ -72,7 +72,7 @@ def nearest(
     distance[away] = torch.inf
     return distance,who
 
-# %% ../../nbs/curate/duplicates.ipynb #9ba0a79c
+# %% ../../nbs/curate/duplicates.ipynb #6eca1064
 def near_copies(
     x: torch.Tensor, # Features (N, D), at least two rows
     y=None, # Labels (N,), integers, -1 for unknown; they keep small classes from being taken for one picture
@@ -92,7 +92,7 @@ def near_copies(
     pairs = optional('scipy.sparse', 'images').coo_matrix((np.ones(len(i), bool), (i, who[i, j])), shape=(len(x),)*2)
     return group_ids(optional('scipy.sparse.csgraph', 'images').connected_components(pairs, directed=False)[1], len(x))
 
-# %% ../../nbs/curate/duplicates.ipynb #86fcb71a
+# %% ../../nbs/curate/duplicates.ipynb #354e3cf9
 def duplicate_groups(
     x, # Features (N, D), a tensor or an array
     y=None, # Labels (N,), integers, -1 for unknown; None: not known

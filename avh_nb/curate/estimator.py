@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HardnessEstimator']
 
-# %% ../../nbs/curate/estimator.ipynb #ef825cdc
+# %% ../../nbs/curate/estimator.ipynb #d12bd50a
 import numpy as np, torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .probe import out_of_sample
 from ..measure.scores import score
 
-# %% ../../nbs/curate/estimator.ipynb #1e8e8440
+# %% ../../nbs/curate/estimator.ipynb #db1d9fea
 class HardnessEstimator(ClassifierMixin, BaseEstimator):
     "A linear probe that scores its training data out of sample: AVH, margin and the other scores in `oof_scores_`"
     def __init__(self,

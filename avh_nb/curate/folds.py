@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Labelled', 'labelled', 'OutOfSample', 'fitted_temperature', 'logistic_folds']
 
-# %% ../../nbs/curate/folds.ipynb #21b52232
+# %% ../../nbs/curate/folds.ipynb #edd504b5
 import math, time, warnings
 import numpy as np, torch
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from .duplicates import group_ids
 from ..data.images import check_known
 from ..measure.scores import PREDICTED, Scores, unreported_scores
 
-# %% ../../nbs/curate/folds.ipynb #fc5e0d37
+# %% ../../nbs/curate/folds.ipynb #255e6b31
 @dataclass
 class Labelled:
     "Features and labels that a probe can be fitted to"
@@ -54,7 +54,7 @@ def labelled(
     if len(np.unique(d.groups[(d.y>=0).cpu().numpy()]))<2: raise ValueError("groups: expected two at least, got all labels in one")
     return d
 
-# %% ../../nbs/curate/folds.ipynb #183a4c56
+# %% ../../nbs/curate/folds.ipynb #84f4168a
 @dataclass
 class OutOfSample:
     "What probes say of samples that they have not seen"
@@ -76,7 +76,7 @@ class OutOfSample:
         arrays = {n: v.cpu().numpy() for n,v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, scores=self.scores.numpy(), **arrays)
 
-# %% ../../nbs/curate/folds.ipynb #128d7aa4
+# %% ../../nbs/curate/folds.ipynb #901a4858
 def fitted_temperature(
     logits: torch.Tensor, # Of samples that were not seen (N, C)
     y: torch.Tensor, # Their labels (N,)
@@ -89,7 +89,7 @@ def fitted_temperature(
     found = optional('scipy.optimize', 'images').minimize_scalar(loss, bounds=(math.log(1e-3), math.log(1e4)), method='bounded')
     return math.exp(-found.x)
 
-# %% ../../nbs/curate/folds.ipynb #5aef421d
+# %% ../../nbs/curate/folds.ipynb #91f46f0b
 def _fold_of(d, folds, seed):
     "The fold of each sample (N,); -1 for a sample without a label, unless its group has one"
     split = optional('sklearn.model_selection', 'images')
@@ -119,7 +119,7 @@ def _logistic(x, y, c):
     if len(w)==1: w,b = torch.cat([-w, w])/2,torch.cat([-b, b])/2 # of two classes it gives the difference
     return w/length,b-(w/length)@mean,not seen
 
-# %% ../../nbs/curate/folds.ipynb #ab7a0031
+# %% ../../nbs/curate/folds.ipynb #c2e139c4
 def _outputs(d, fold, heads, f):
     "What `f` makes of the samples of each fold, the head that has not seen them and who they are; those of no fold go with the last head"
     for k,(w,b) in zip([*range(len(heads)-1), -1], heads):
@@ -147,7 +147,7 @@ def _mean_scores(d, folds, heads, probs):
     for name,k in zip(PREDICTED, top.T): mean[name] = torch.where(d.fine, k, -1)
     return Scores(**mean),torch.stack([s.logit_margin for s in each]).std(0).to(dtype) if len(each)>1 else None
 
-# %% ../../nbs/curate/folds.ipynb #41e108c2
+# %% ../../nbs/curate/folds.ipynb #db2bafaf
 def _check_folds(d, folds, repeats):
     "`ValueError` where classes are too small for them"
     for name,value,least in (('folds', folds, 2), ('repeats', repeats, 1)):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENOUGH', 'ridge_loo', 'out_of_sample', 'OutOfSample', 'duplicate_groups', 'logistic_folds']
 
-# %% ../../nbs/curate/probe.ipynb #cb7d06d4
+# %% ../../nbs/curate/probe.ipynb #c6564bd2
 import math, time, warnings
 import numpy as np, torch
 from ..core import compute_dtype
@@ -14,10 +14,10 @@ from .folds import OutOfSample, fitted_temperature, labelled, logistic_folds
 from .ridge import NUMBERS, axes_of, blocks_of, chosen_ridge, left_out
 from ..measure.scores import SCORES, Scores, scores_from
 
-# %% ../../nbs/curate/probe.ipynb #c99c0292
+# %% ../../nbs/curate/probe.ipynb #c137ad6e
 _all_ = ['OutOfSample', 'duplicate_groups', 'logistic_folds'] # all of the room that a probe needs, from one page
 
-# %% ../../nbs/curate/probe.ipynb #73cd93cd
+# %% ../../nbs/curate/probe.ipynb #323e93da
 def _lost(d, counts, n, y):
     "Of groups with labels (G, m): for which classes are the targets all equal without the group (G, C)"
     here = counts.new_zeros(len(y), d.n_classes).scatter_add_(1, y.clamp(min=0), (y>=0).to(counts))
@@ -42,7 +42,7 @@ def _put(d, b, ridge, temperature, i, res, probs):
             to[rows[part]] = (values.masked_fill(lost[part], math.nan) if nothing else values).to(to.dtype)
     return lost
 
-# %% ../../nbs/curate/probe.ipynb #fa9ef114
+# %% ../../nbs/curate/probe.ipynb #230a2ac6
 ENOUGH = 10_000,2**21 # samples, and outputs, that penalty and temperature are chosen by
 
 def _some(d, rows):
@@ -64,7 +64,7 @@ def _chosen(d, b, rows, ridge):
         outputs.append(left_out(b, ridge, z, y, vectors=False).outputs); labels.append(y.flatten())
     return ridge,fitted_temperature(torch.cat(outputs), torch.cat(labels))
 
-# %% ../../nbs/curate/probe.ipynb #f843e6ac
+# %% ../../nbs/curate/probe.ipynb #203c0ee9
 def ridge_loo(
     x, # Features (N, D), any floating dtype, a tensor or an array
     y, # Labels (N,), integers from 0; -1 for unknown: not fitted to, and judged without a label
@@ -92,11 +92,11 @@ def ridge_loo(
     out = OutOfSample(res, probs, fold, 1, w.to(dtype), bias.to(dtype), temperature, about)
     return out.numpy() if isinstance(x, np.ndarray) else out
 
-# %% ../../nbs/curate/probe.ipynb #ed5de72c
+# %% ../../nbs/curate/probe.ipynb #caed7101
 def out_of_sample(
     x, # Features (N, D), any floating dtype, a tensor or an array
     y, # Labels (N,), integers from 0; -1 for unknown: not fitted to, and judged without a label
-    probe: str='auto', # 'ridge-loo', 'logistic', or 'auto', which is ridge-loo: it was no worse in anything that matters here
+    probe: str='auto', # 'ridge-loo', 'logistic', or 'auto', which is ridge-loo for data of any size
     groups=None, # (N,) ids of what belongs together, None for a sample alone; duplicates that are found are joined to them
     seed: int=0, # Of the folds of 'logistic'
     n_classes: int=None, # C; None: the largest label and one

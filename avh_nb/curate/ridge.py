@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'SMALL', 'SHARES', 'Axes', 'axes_of', 'LeftOut', 'left_out', 'blocks_of', 'chosen_ridge']
 
-# %% ../../nbs/curate/ridge.ipynb #943022ea
+# %% ../../nbs/curate/ridge.ipynb #521767fe
 import numpy as np, torch
 from dataclasses import dataclass
 from ..core import exact_product
 
-# %% ../../nbs/curate/ridge.ipynb #ed6827f0
+# %% ../../nbs/curate/ridge.ipynb #84c3e5e1
 NUMBERS = 2**22 # of a block of samples that are held in float64
 
 @dataclass
@@ -38,7 +38,7 @@ class Axes:
         w = self.vectors(ridge).T@self.axes.T
         return w,self.offset-w@self.mean
 
-# %% ../../nbs/curate/ridge.ipynb #cc3b9d63
+# %% ../../nbs/curate/ridge.ipynb #0027e63c
 def _class_sums(x, y, n_classes, mean, rows):
     "Sum of the centred features of each class (C, D)"
     sums = mean.new_zeros(n_classes, len(mean))
@@ -71,7 +71,7 @@ def axes_of(
     axes = axes[:, keep]
     return Axes(n, counts, mean, axes, squares[keep], axes.T@sums.T)
 
-# %% ../../nbs/curate/ridge.ipynb #deb5a2d6
+# %% ../../nbs/curate/ridge.ipynb #9b34e55b
 SMALL = 32 # members of a group up to which groups of one size are worked on side by side
 
 @dataclass
@@ -93,12 +93,13 @@ def left_out(
     w,known = b.vectors(ridge),(y>=0)
     f = exact_product(z.flatten(0, 1), w).view(*y.shape, -1)+b.offset
     e = -1-f
-    e.scatter_add_(2, y.clamp(min=0)[..., None], known[..., None]*e.new_full((1,), 2.)).mul_(known[..., None])
+    e.scatter_add_(2, y.clamp(min=0)[..., None], e.new_full((*y.shape, 1), 2.)) # target less output
+    if not known.all(): e.mul_(known[..., None])
     a = z/(b.squares+ridge)
     solve = _few if y.shape[1]<=SMALL else _many
     return solve(b, w, z, a, known, f, e, vectors)
 
-# %% ../../nbs/curate/ridge.ipynb #e677230f
+# %% ../../nbs/curate/ridge.ipynb #587975bb
 def _few(b, w, z, a, known, f, e, vectors):
     "Of groups of few members, by the products of these"
     h = torch.einsum('gir,gjr->gij', z, a)
@@ -127,7 +128,7 @@ def _many(b, w, z, a, known, f, e, vectors):
     inner = z@w
     return LeftOut(inner+b.offset-r.sum(0)/b.n, r, inner+(b.axes.T@b.mean)@w, w.square().sum(0).expand_as(f))
 
-# %% ../../nbs/curate/ridge.ipynb #299c09a5
+# %% ../../nbs/curate/ridge.ipynb #d634fb1e
 def blocks_of(
     groups: np.ndarray, # (N,) int64, from 0
     rows: int, # Samples of one block, at most, but for a group that is larger
@@ -142,7 +143,7 @@ def blocks_of(
         step = max(1, rows//m) if m<=SMALL else 1
         for i in range(0, len(first), step): yield samples[first[i:i+step, None]+np.arange(m)]
 
-# %% ../../nbs/curate/ridge.ipynb #364e040a
+# %% ../../nbs/curate/ridge.ipynb #bfb01066
 SHARES = tuple(10**(k/2) for k in range(-10, 6)) # penalties that are tried, in units of the mean square along an axis
 
 def chosen_ridge(
