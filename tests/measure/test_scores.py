@@ -181,7 +181,8 @@ def test_scores_from_leaves_its_inputs_alone_and_takes_what_there_is(monkeypatch
     for (name,got),(_,want) in zip(scores_from(a, z, norm, y), whole): assert torch.equal(got, want), name
     single = scores_from(a.float(), z.float(), norm.float(), y)
     assert {v.dtype for _,v in single}=={torch.float32, torch.int64}
-    for (_,got),(_,want) in zip(single, whole): torch.testing.assert_close(got.to(want.dtype), want, rtol=1e-5, atol=1e-5)
+    for (name,got),(_,want) in zip(single, whole):
+        torch.testing.assert_close(got.to(want.dtype), want, rtol=1e-5, atol=1e-5, msg=lambda m,name=name: f'{name}: {m}')
     arrays = scores_from(a.numpy(), z.numpy(), norm.numpy(), y.numpy())
     assert type(arrays.energy) is np.ndarray and (arrays.pred2==whole.pred2.numpy()).all()
     assert len(scores_from(a[:0], z[:0], norm[:0]))==0
