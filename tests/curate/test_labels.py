@@ -330,7 +330,9 @@ def conflict():
     mixed = np.concatenate([np.flatnonzero((shape==s) & (texture!=s))[::15] for s in range(16)])
     c,at = pretrained('lite/0'),np.r_[plain, mixed]
     x = torch.stack([c.prepare(Image.open(io.BytesIO(i['bytes'])).convert('RGB')) for i in table['image'].take(at).to_pylist()])
-    with torch.inference_mode(): p = torch.cat([c.model(b).softmax(1) for b in x.split(40)]).numpy()
+    net = c.model.to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16): # four times as fast as in float32
+        p = torch.cat([net(b).float().softmax(1) for b in x.to(memory_format=torch.channels_last).split(40)]).numpy()
     pred = np.stack([p[:, i].mean(1) for i in categories.values()], 1).argmax(1)
     return list(categories),shape[at],texture[at],pred,np.arange(len(at))<len(plain)
 
