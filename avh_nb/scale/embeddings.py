@@ -7,14 +7,14 @@ __all__ = ['DTYPES', 'embedding_field', 'embedding_column', 'embedding_table', '
            'open_parquet', 'length_of', 'read_embeddings', 'rows_at_once', 'embedding_writer', 'write_embeddings',
            'parquet_files', 'convert']
 
-# %% ../../nbs/scale/embeddings.ipynb #8fbed7f8
+# %% ../../nbs/scale/embeddings.ipynb #8aa73b39
 import json
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from pathlib import Path
 from tqdm.auto import tqdm
 from ..core import FLOATS, all_or_nothing, as_tensor
 
-# %% ../../nbs/scale/embeddings.ipynb #fc9cdf99
+# %% ../../nbs/scale/embeddings.ipynb #5264d8b7
 DTYPES = dict(float16=np.float16, float32=np.float32, float64=np.float64, bfloat16=np.uint16) # what a dtype is in NumPy
 
 def embedding_field(
@@ -27,7 +27,7 @@ def embedding_field(
     if dim<1: raise ValueError(f"dim: expected at least 1, got {dim}")
     return pa.field(name, pa.binary(dim*np.dtype(DTYPES[dtype]).itemsize), False, dict(dtype=dtype, dim=str(dim)))
 
-# %% ../../nbs/scale/embeddings.ipynb #fa03eb52
+# %% ../../nbs/scale/embeddings.ipynb #cbb357a9
 def embedding_column(
     x, # (N, D), floating point, a tensor or an array
     dtype: str='float16', # 'float16', 'bfloat16', 'float32' or 'float64'
@@ -42,7 +42,7 @@ def embedding_column(
     if over: raise ValueError(f"x: row {over[0]} and {len(over)-1} others do not fit {dtype}; use bfloat16 or float32")
     return pa.FixedSizeBinaryArray.from_buffers(field.type, len(x), [None, pa.py_buffer(made.view(torch.uint8).numpy())])
 
-# %% ../../nbs/scale/embeddings.ipynb #cd4a3300
+# %% ../../nbs/scale/embeddings.ipynb #5072e2b9
 def embedding_table(
     x, # (N, D), floating point, a tensor or an array
     dtype: str='float16', # In which it is kept
@@ -54,7 +54,7 @@ def embedding_table(
     fields = [*(pa.field(k, v.type) for k,v in others.items()), embedding_field(x.shape[1], dtype, name)]
     return pa.Table.from_arrays([*others.values(), a], schema=pa.schema(fields))
 
-# %% ../../nbs/scale/embeddings.ipynb #6f9acc1f
+# %% ../../nbs/scale/embeddings.ipynb #52b32c11
 _FLOATS = {pa.float16(): 'float16', pa.float32(): 'float32', pa.float64(): 'float64'}
 
 def layout_of(
@@ -82,7 +82,7 @@ def find_embeddings(
     raise ValueError(f"column: {where}: expected {some}: lists of floats, or fixed_size_binary with dtype and dim as metadata; "
         f"the columns are {listed or 'none'}")
 
-# %% ../../nbs/scale/embeddings.ipynb #ab2d216b
+# %% ../../nbs/scale/embeddings.ipynb #30adcaab
 def as_rows(
     a: pa.Array, # Vectors in any layout
     field: pa.Field, # That of its column
@@ -107,7 +107,7 @@ def as_rows(
     if v.null_count: refuse(v.is_null().to_numpy(False).argmax()//dim, 'a number is missing (null)')
     return v.to_numpy(zero_copy_only=True).reshape(len(a), dim)
 
-# %% ../../nbs/scale/embeddings.ipynb #d81a1421
+# %% ../../nbs/scale/embeddings.ipynb #7b375c63
 def open_parquet(
     path,
 )->pq.ParquetFile: # Which streams: it holds a megabyte of a column at a time
@@ -125,7 +125,7 @@ def length_of(
     first = None if layout_of(field)[1] else next((b for b in file.iter_batches(1, columns=[field.name]) if len(b)), None)
     return layout_of(field)[1] if first is None else as_rows(first.column(0), field, where).shape[1]
 
-# %% ../../nbs/scale/embeddings.ipynb #04a67780
+# %% ../../nbs/scale/embeddings.ipynb #089e0a18
 def read_embeddings(
     source, # A pyarrow table, or the path of a Parquet file
     column: str=None, # Name of the column; None: the only one that holds vectors
@@ -141,7 +141,7 @@ def read_embeddings(
         first += len(c)
     return parts[0] if len(parts)==1 else np.concatenate(parts or [as_rows(pa.array([], field.type), field)])
 
-# %% ../../nbs/scale/embeddings.ipynb #2e298f15
+# %% ../../nbs/scale/embeddings.ipynb #89f9e6df
 def rows_at_once(
     width: int, # Bytes of one vector
 )->int: # That are held at a time, and lie in one row group
@@ -164,7 +164,7 @@ def write_embeddings(
     rows = rows_at_once(find_embeddings(table.schema).type.byte_width)
     with all_or_nothing(path) as part, embedding_writer(part, table.schema) as w: w.write_table(table, rows)
 
-# %% ../../nbs/scale/embeddings.ipynb #fbe772ae
+# %% ../../nbs/scale/embeddings.ipynb #2a4e223a
 def parquet_files(
     files, # A folder, a Parquet file, or a list of files
 )->list: # Of (name, path): names are below the folder, or those of the files
@@ -178,7 +178,7 @@ def parquet_files(
     if double: raise ValueError(f"files: two are named {double[0]!r}; give the folder that holds both, so that their names differ")
     return found
 
-# %% ../../nbs/scale/embeddings.ipynb #c7f99da8
+# %% ../../nbs/scale/embeddings.ipynb #fbfc1a22
 def _source(path, *how): return json.dumps([path.name, path.stat().st_size, path.stat().st_mtime_ns, *how])
 
 def _convert_one(name, path, target, column=None, dtype=None):
@@ -199,7 +199,7 @@ def _convert_one(name, path, target, column=None, dtype=None):
             row += len(b)
             if sum(map(len, kept))>=size or row==file.metadata.num_rows: w.write_table(pa.concat_tables(kept)); kept = []
 
-# %% ../../nbs/scale/embeddings.ipynb #62bab3ac
+# %% ../../nbs/scale/embeddings.ipynb #1ada17a9
 def convert(
     files, # A folder of Parquet files, a file, or a list of files
     out, # Folder for the new ones, under the same names

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pool_size', 'FileActor', 'score_with_ray', 'on_paper']
 
-# %% ../../nbs/scale/ray.ipynb #3764984e
+# %% ../../nbs/scale/ray.ipynb #a0e028f0
 import os
 from pathlib import Path
 from ..core import optional
@@ -13,7 +13,7 @@ from ..measure.head import Head
 from .runs import StoreRun
 from .shards import PartScorer
 
-# %% ../../nbs/scale/ray.ipynb #7f6daf8f
+# %% ../../nbs/scale/ray.ipynb #f59731a2
 def pool_size(
     actors: int, # How many are wanted; None: as many as there can be
     cpus: float, # Of the cluster
@@ -25,7 +25,7 @@ def pool_size(
     raise ValueError(f"actors: expected from 1 to {free}, got {actors}: the cluster has {cpus:g} CPUs, and where actors take all of them "
         "none is left to hand out the files, and Ray waits for ever (ray-project/ray#44687). What works: a larger cluster, or score_files")
 
-# %% ../../nbs/scale/ray.ipynb #6ddc57f3
+# %% ../../nbs/scale/ray.ipynb #ce6213a3
 class FileActor:
     "Makes the parts of the files whose numbers it is given; one for each process"
     def __init__(self, *args, **options): self.scorer = PartScorer(*args, **options)
@@ -58,7 +58,7 @@ def score_with_ray(
         batch_size=1, num_cpus=1, compute=data.ActorPoolStrategy(size=min(size, len(todo)))).take_all()
     return sum(m['rows'] for m in made)
 
-# %% ../../nbs/scale/ray.ipynb #1db0e657
+# %% ../../nbs/scale/ray.ipynb #df6aa23b
 def on_paper(
     rows: float, # N
     dim: int, # D

@@ -51,7 +51,7 @@ def check_files(
     "What is wrong with the files of a run, each by itself"
     found,parts,chunk = [],[],(run.info or {}).get('made_by', {}).get('chunk')
     for p in sorted(run.folder.iterdir()):
-        if p.name=='_avh.json': continue
+        if p.name in ('_avh.json', 'files.json'): continue # the latter: of which files the parts were made, where not of images
         if p.suffix=='.part': found.append(f"{run.folder}: {p.name!r} is half a file, of a process that still writes it or was killed")
         elif not PART.fullmatch(p.name): found.append(f"{run.folder}: {p.name!r} is no part and is not read")
         else:

@@ -257,7 +257,15 @@ def test_scores_are_those_in_memory(tmp_path, labels, engine):
     assert t['label'].to_pylist()==(y.tolist() if labels else [-1]*300)
     for name in NARROW: np.testing.assert_allclose(t[name].to_numpy(), getattr(s, name).numpy(), rtol=2e-6, atol=2e-6)
     assert t.column_names[2:]==list(NARROW) and len(t.column_names)==13
-    assert len(Store(tmp_path/'s').table())==300
+
+def test_the_store_is_in_order_and_merged_parts_are_done(tmp_path):
+    made(tmp_path/'v', files=5)
+    assert score_files(tmp_path/'v', head(), tmp_path/'s', shard=(0, 2), progress=False)==180
+    assert score_files(tmp_path/'v', head(), tmp_path/'s', progress=False)==120
+    before = scored(tmp_path/'s')
+    Store(tmp_path/'s').compact()
+    assert Store(tmp_path/'s').check()==[] and len(parts(tmp_path/'s'))==1
+    assert score_files(tmp_path/'v', head(), tmp_path/'s', progress=False)==0 and scored(tmp_path/'s').equals(before)
 
 def test_a_small_piece_makes_no_difference(tmp_path, monkeypatch):
     "Pieces of 7 rows, over the borders of row groups, by one thread and by three: all as in one piece"
