@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from .probe import out_of_sample
-from ..measure.scores import score
+from ..measure.scores import avh
 
 # %% ../../nbs/curate/estimator.ipynb #db1d9fea
 class HardnessEstimator(ClassifierMixin, BaseEstimator):
@@ -32,7 +32,8 @@ class HardnessEstimator(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_,y = np.unique(y, return_inverse=True)
         out = out_of_sample(X, y, self.probe, groups, self.random_state, len(self.classes_), self.duplicates)
-        self.coef_,self.intercept_,self.about_ = out.w,out.bias,out.about
+        self.coef_,self.intercept_,self.centre_ = out.w,out.bias-out.w@out.centre,out.centre # the intercept is for features as they are
+        self.about_ = out.about
         self.oof_scores_,self.oof_proba_ = out.scores,out.probs
         return self
 
@@ -52,6 +53,7 @@ class HardnessEstimator(ClassifierMixin, BaseEstimator):
         z = self._logits(X)[1]
         return self.classes_[z.argmax(1)]
     def score_samples(self, X):
-        "How typical each sample is of the class it is taken for (N,): minus its AVH, from -1 to 0; NaN for a row of zeros"
-        X,_ = self._logits(X)
-        return -score(X, self.coef_.astype(X.dtype), bias=self.intercept_.astype(X.dtype)).avh
+        "How typical each sample is of the class it is taken for (N,): minus its AVH, from -1 to 0; NaN for one in the very middle"
+        X,z = self._logits(X)
+        w,centre = self.coef_.astype(X.dtype),self.centre_.astype(X.dtype)
+        return -avh(X-centre, w, z.argmax(1))

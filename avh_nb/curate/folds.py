@@ -18,11 +18,12 @@ from ..measure.scores import PREDICTED, Scores, unreported_scores
 @dataclass
 class Labelled:
     "Features and labels that a probe can be fitted to"
-    x: torch.Tensor # (N, D)
+    x: torch.Tensor # (N, D), less the centre
     y: torch.Tensor # int64 (N,), -1 where there is no label or no direction
     n_classes: int # C
     groups: np.ndarray # int64 (N,), from 0: what has to be left out together
     fine: torch.Tensor # Boolean (N,): has a direction
+    centre: torch.Tensor # (D,): the mean of the features
 
     def counts(self):
         "Samples of each class (C,)"
@@ -45,9 +46,11 @@ def labelled(
     check_features(x, x.new_ones(1, x.shape[-1]) if isinstance(x, torch.Tensor) and x.ndim else x)
     if n_classes is None: n_classes = int(y.max())+1 if y.numel() and not y.is_floating_point() else 1
     y = check_known(y, len(x), n_classes).to(x.device)
-    x,fine = x.detach(),x.isfinite().all(1) & (x!=0).any(1)
+    x,fine = x.detach().to(compute_dtype(x, x)),x.isfinite().all(1) & (x!=0).any(1)
     report_invalid(~fine)
-    d = Labelled(x, torch.where(fine, y, -1), n_classes, np.arange(len(x)) if groups is None else group_ids(groups, len(x)), fine)
+    centre = torch.where(fine[:, None], x, 0).sum(0, dtype=torch.float64).div(fine.sum().clamp(min=1)).to(x.dtype)
+    groups = np.arange(len(x)) if groups is None else group_ids(groups, len(x))
+    d = Labelled(torch.where(fine[:, None], x-centre, 0), torch.where(fine, y, -1), n_classes, groups, fine, centre)
     counts = d.counts()
     if (counts>0).sum()<2: raise ValueError(f"y: expected two classes at least, got {'one class' if counts.any() else 'no label'}")
     if (counts==0).any(): raise ValueError(f"y: class {counts.argmin()} has no image; number the classes that have, from 0")
@@ -62,8 +65,9 @@ class OutOfSample:
     probs: torch.Tensor # Probabilities (N, C), float32; NaN where the features have no direction
     fold: torch.Tensor # int64 (N,), in the first repeat; -1 for none: left out alone or with its group, or without a label
     repeats: int # How often all were judged
-    w: torch.Tensor # Class vectors of the probe fitted to all (C, D)
-    bias: torch.Tensor # (C,)
+    w: torch.Tensor # Class vectors of the probe fitted to all (C, D), for features less the centre
+    bias: torch.Tensor # (C,), for the same
+    centre: torch.Tensor # Mean of the features (D,)
     temperature: float # By which all logits, class vectors and intercepts were divided
     about: dict # How it was made, in plain words and numbers
     spread: torch.Tensor=None # Standard deviation of the logit margin over repeats (N,); None for a single one
@@ -185,5 +189,5 @@ def logistic_folds(
         unfinished_fits=sum(not end for *_,end in fits), **d.about(), seconds=time.perf_counter()-start)
     (w,b),dtype = heads[0][-1],scores.avh.dtype
     first = torch.from_numpy(fold[0]).to(d.x.device)
-    res = OutOfSample(scores, probs.float(), first, repeats, w.to(dtype), b.to(dtype), temperature, about, spread)
+    res = OutOfSample(scores, probs.float(), first, repeats, w.to(dtype), b.to(dtype), d.centre, temperature, about, spread)
     return res.numpy() if isinstance(x, np.ndarray) else res

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tqdm import tqdm
 from .feed import worker_pool
-from .agreement import check_agreement
+from .agreement import LabelMapError, check_agreement
 from .feed import batches, in_pieces
 from .job import Job
 from .labels import LabelMap
@@ -74,7 +74,7 @@ def _columns(table): return tuple(table[c].to_numpy(zero_copy_only=False) for c 
 class Guard:
     "Holds the network's predictions against the labels, over all parts"
     def __init__(self, job, scores): # The parts that are there
-        self.job,self.known = job,[]
+        self.job,self.scores,self.known = job,scores,[]
         if job.choice.head=='model' and scores.done(): self.known.append(_columns(scores.table(['label', 'pred'])))
     def check(self, table):
         "Raise `LabelMapError` where another assignment of labels to classes explains far more"
@@ -83,7 +83,8 @@ class Guard:
         label,pred = (np.concatenate([k[i] for k in self.known]) for i in (0, 1))
         good = ~(np.isnan(label.astype(float)) | np.isnan(pred.astype(float)))
         of,classes = LabelMap(self.job.choice.of, self.job.choice.why),self.job.choice.classes
-        check_agreement(of, label[good].astype(int), pred[good].astype(int), classes)
+        try: check_agreement(of, label[good].astype(int), pred[good].astype(int), classes)
+        except LabelMapError: self.scores.forget(); raise # of a map that was wrong from the start, nothing is to be left
 
 def stores(
     job: Job,

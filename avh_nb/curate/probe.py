@@ -89,7 +89,7 @@ def ridge_loo(
     about = dict(probe='ridge-loo', ridge=chosen, ridge_was='chosen' if ridge is None else 'given', temperature=temperature, **d.about(),
         without_class=alone, seconds=time.perf_counter()-start)
     fold = torch.full((n,), -1, device=d.x.device)
-    out = OutOfSample(res, probs, fold, 1, w.to(dtype), bias.to(dtype), temperature, about)
+    out = OutOfSample(res, probs, fold, 1, w.to(dtype), bias.to(dtype), d.centre, temperature, about)
     return out.numpy() if isinstance(x, np.ndarray) else out
 
 # %% ../../nbs/curate/probe.ipynb #caed7101

@@ -109,8 +109,7 @@ def begin(self: StoreRun,
     made_by,fingerprint = plain(made_by),fingerprint_of(made_by)
     def foreign(): return [p for p in part_files(self.folder) if not p.stem.endswith(fingerprint[:8])]
     content = dict(schema=SCHEMA, fingerprint=fingerprint, made_by=made_by, about=plain(about))
-    other = (self.info or content)['fingerprint']!=fingerprint
-    if overwrite and (foreign() or other) or other and not part_files(self.folder): # nothing is lost where nothing was made
+    if overwrite and (foreign() or (self.info or content)['fingerprint']!=fingerprint):
         for p in foreign(): p.unlink(missing_ok=True)
         write_json(self.folder/'_avh.json', content)
     else: write_json(self.folder/'_avh.json', content, new=True)
@@ -119,6 +118,12 @@ def begin(self: StoreRun,
         what,old,new = first_difference(info['made_by'], made_by) or ('fingerprint', info['fingerprint'], fingerprint)
         raise ValueError(f"{self.root}/ was made with {what} {old}, this run has {new}; choose another --out or --overwrite")
     self.begun = fingerprint
+
+# %% ../../nbs/scale/runs.ipynb #d23aa104
+@patch
+def forget(self: StoreRun):
+    "Take back that a run was begun, as long as it has no part"
+    if not part_files(self.folder): (self.folder/'_avh.json').unlink(missing_ok=True)
 
 # %% ../../nbs/scale/runs.ipynb #bd6ec7c4
 @patch

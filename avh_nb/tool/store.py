@@ -27,12 +27,12 @@ def agreement_lines(
 )->list: # A line for each two or more runs that differ in one thing alone
     "How far runs agree on which images are hard"
     from avh_nb.scale.store import hardness
-    from avh_nb.stats.reliability import reliability
+    from avh_nb.stats.reliability import model_reliability
     lines = []
     for over in ('model', 'checkpoint', 'seed'):
         for r in hardness(store, score, over):
             head = ', '.join([f'{len(r.over)} {over}s', *(f'{k} {printable(v)}' for k,v in r.same.items())])
-            try: found = reliability(r.matrix)
+            try: found = model_reliability(r.matrix)
             except ValueError: lines.append(f'{head}: no image has {score} from two of them'); continue
             n = found.needed(.9)
             one = format(found.one if found.one.low==found.one.low else found.one.mean, '.2f') # an interval needs three runs or many images

@@ -3,6 +3,7 @@ import json, math
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+from avh_nb.measure.definitions import SCORES
 from avh_nb.measure.model import score_model
 from avh_nb.watch.trace import RESERVED, epoch_name
 from avh_nb.watch.tracker import Tracker, epoch_numbers, read_trace, report, trace_means, write_parquet
@@ -273,7 +274,7 @@ def test_a_head_that_starts_at_zero_does_not_stop_a_training(where):
 def slow_numbers(frame, logged):
     "The numbers of an epoch, one by one"
     res = dict(logged)
-    for name in ('confidence', 'entropy', 'loss', 'el2n', 'margin', 'norm', 'angle', 'avh', 'avc', 'angular_gap'):
+    for name in SCORES:
         values = sorted(v for v in frame[name].tolist() if not math.isnan(v))
         res[f'{name}/mean'] = math.fsum(values)/len(values)
         for q in (5, 50, 95):
