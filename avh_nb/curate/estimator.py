@@ -55,5 +55,4 @@ class HardnessEstimator(ClassifierMixin, BaseEstimator):
     def score_samples(self, X):
         "How typical each sample is of the class it is taken for (N,): minus its AVH, from -1 to 0; NaN for one in the very middle"
         X,z = self._logits(X)
-        w,centre = self.coef_.astype(X.dtype),self.centre_.astype(X.dtype)
-        return -avh(X-centre, w, z.argmax(1))
+        return -avh(X-self.centre_.astype(X.dtype), self.coef_.astype(X.dtype), z.argmax(1))
