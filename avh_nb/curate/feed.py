@@ -143,8 +143,10 @@ class Extractor:
         device: str='cpu',
         dtype: torch.dtype=torch.float32, # Of autocast; float32: none
         headless: bool=False, # Take what the network returns for features where no layer of it can be a head?
+        layout: torch.memory_format=torch.preserve_format, # Of its weights; convolutions are about twice as fast with channels_last
     ):
-        self.model,self.device,self.dtype,self.headless = model.to(device).eval(),torch.device(device),dtype,headless
+        self.model,self.device = model.to(device, memory_format=layout).eval(),torch.device(device)
+        self.dtype,self.headless,self.layout = dtype,headless,layout
         self.name = self.layer = self.n_classes = None
 
     def meet(self,
@@ -162,6 +164,7 @@ class Extractor:
         x: torch.Tensor, # Images (B, ...), on any device
     )->tuple: # Head, or None; features (B, D)
         "Features of a batch; `ValueError` where the head does not make the logits, or what is returned is no vector per image"
+        if x.ndim==4: x = x.to(self.device, memory_format=self.layout)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype!=torch.float32):
             if self.layer is not None: return run_to_head(bare(self.model)[0], x, self.layer, self.name)[:2]
             made = self.model(x.to(self.device))

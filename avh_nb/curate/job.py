@@ -7,7 +7,7 @@ __all__ = ['TRIES', 'Options', 'check_options', 'Job', 'met', 'known_labels', 's
 
 # %% ../../nbs/curate/job.ipynb #ecb5ff36
 import os, shlex, sys, time
-import numpy as np
+import numpy as np, torch
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -144,7 +144,9 @@ def settle(
     allowed = allowed_errors(o.max_errors, sum(map(len, parts.values())))
     classifier = pretrained(model, o.checkpoint, o.transform, o.classes)
     weights = weights_digest(classifier.model)
-    extractor = met(source, places, classifier.transform, Extractor(classifier.model, device, DTYPES[dtype], o.head=='probe'))
+    layout = torch.channels_last if isinstance(model, str) else torch.preserve_format # a network that was handed in is left as it is
+    extractor = Extractor(classifier.model, device, DTYPES[dtype], o.head=='probe', layout)
+    met(source, places, classifier.transform, extractor)
     names,select = _named(classifier, extractor.n_classes),None
     choice = choose_head(o.head, known_labels(source, places), names, o.labels_map)
     if o.restrict and choice.head=='model':
