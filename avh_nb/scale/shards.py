@@ -6,7 +6,7 @@
 __all__ = ['NARROW', 'WORKER', 'same_files', 'PartScorer', 'score_files', 'made_vectors', 'throughput', 'start_shards',
            'shard_speedup']
 
-# %% ../../nbs/scale/shards.ipynb #17fef97d
+# %% ../../nbs/scale/shards.ipynb #06af546e
 import hashlib, os, statistics, subprocess, sys, time, warnings, numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from .blocks import pieces_of, score_piece, side_by_side
 from .embeddings import embedding_table, parquet_files, read_embeddings, write_embeddings
 from .runs import StoreRun, read_json, write_json
 
-# %% ../../nbs/scale/shards.ipynb #d2cb2c56
+# %% ../../nbs/scale/shards.ipynb #08d194bf
 def same_files(
     path, # Of the list, a JSON file
     files: list, # Of (name, path), sorted
@@ -34,7 +34,7 @@ def same_files(
             f"only files that sort after the others may be added. Choose another folder, or remove {path.parent}")
     if len(now)>len(before): write_json(path, dict(files=now))
 
-# %% ../../nbs/scale/shards.ipynb #1d8a1c95
+# %% ../../nbs/scale/shards.ipynb #dc86d755
 NARROW = ('pred', 'pred2', 'confidence', 'margin', 'logit_margin', 'entropy', 'energy', 'norm', 'angle', 'avh', 'angular_gap')
 
 def _digest(t): return None if t is None else hashlib.sha256(t.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
@@ -73,7 +73,7 @@ class PartScorer:
         done = self.run.done()
         return [k for k in range(i, len(self.files), n) if k not in done]
 
-# %% ../../nbs/scale/shards.ipynb #d1d2fdab
+# %% ../../nbs/scale/shards.ipynb #1498794d
 @patch
 def parts(self: PartScorer,
     numbers: list, # Of files, as of missing
@@ -100,7 +100,7 @@ def parts(self: PartScorer,
         yield k,len(whole),invalid
         kept,invalid = [],0
 
-# %% ../../nbs/scale/shards.ipynb #7decc50f
+# %% ../../nbs/scale/shards.ipynb #54a39ef6
 def score_files(
     files, # A folder of Parquet files, a file, or a list of files
     head: Head, # Of read_head, or of a model's last layer
@@ -122,7 +122,7 @@ def score_files(
         f"{scorer.files[invalid[0][0]][0]!r}; their scores are NaN", stacklevel=2)
     return rows
 
-# %% ../../nbs/scale/shards.ipynb #1bd5635f
+# %% ../../nbs/scale/shards.ipynb #a94f12c2
 def made_vectors(
     folder, # For vectors/*.parquet and head.safetensors
     rows: int, dim: int, classes: int, # N, D, C
@@ -162,14 +162,15 @@ def throughput(
     return dict(lists_mb_s=few.nbytes/1e6/t['lists'], bytes_mb_s=few.nbytes/1e6/t['bytes'], layout_ratio=t['lists']/t['bytes'],
         memory_rows_s=rows/t['memory'], disk_rows_s=rows/t['disk'], disk_share=t['memory']/t['disk'], score_bytes=size/rows)
 
-# %% ../../nbs/scale/shards.ipynb #e44f39cd
-WORKER = '''import sys, torch
+# %% ../../nbs/scale/shards.ipynb #b0a3a7a0
+WORKER = '''import sys, numpy, pyarrow, torch
 from avh_nb.scale.blocks import read_head
 from avh_nb.scale.shards import score_files
 files,head,out,i,n = sys.argv[1:]
 torch.set_num_threads(1)
 head = read_head(head)
-head.unreported(torch.ones(2**17//len(head.w)+1, head.w.shape[1])) # loads the engine
+head.unreported(torch.ones(2**17//len(head.w)+1, head.w.shape[1])) # loads the engine,
+pyarrow.array(numpy.arange(2)) # and this loads pandas where there is one
 print('ready', flush=True); sys.stdin.readline()
 print(score_files(files, head, out, shard=(int(i), int(n)), progress=False), flush=True)'''
 
@@ -178,9 +179,8 @@ def start_shards(
     shards: list, # Of (i, n)
 )->list: # Of subprocess.Popen; each has said that it is ready, and begins when it is sent a line
     "A process of one thread for each share that is to be scored"
-    commands = [[sys.executable, '-c', WORKER, *map(str, (files, head, out, *s))] for s in shards]
     how = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
-    processes = [subprocess.Popen(c, **how) for c in commands]
+    processes = [subprocess.Popen([sys.executable, '-c', WORKER, *map(str, (files, head, out, *s))], **how) for s in shards]
     if [p.stdout.readline() for p in processes]==['ready\n']*len(shards): return processes
     for p in processes: p.kill(); p.communicate()
     raise RuntimeError('a shard did not start; its error is above')
