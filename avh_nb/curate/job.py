@@ -125,8 +125,8 @@ def _named(classifier, n_classes):
 
 def _about(source, data, options, device):
     columns = {k: getattr(options, k) for k in ('image', 'label', 'id', 'group')}
-    data = data if isinstance(data, (str, list)) else str(data)
-    return dict(data=data, columns=columns, kind=source.kind, device=device_name(device.type), versions=dict(avh_nb=__version__,
+    def place(d): return os.path.abspath(d) if os.path.exists(d) else str(d) # hf:NAME is none
+    return dict(data=[place(d) for d in data] if isinstance(data, (list, tuple)) else place(str(data)), columns=columns, kind=source.kind, device=device_name(device.type), versions=dict(avh_nb=__version__,
         **{p: version(p) for p in ('torch', 'numpy', 'pillow', 'pyarrow')}),
         command=shlex.join(sys.argv), started=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
@@ -145,10 +145,13 @@ def settle(
     classifier = pretrained(model, o.checkpoint, o.transform, o.classes)
     weights = weights_digest(classifier.model)
     layout = torch.channels_last if isinstance(model, str) else torch.preserve_format # a network that was handed in is left as it is
-    extractor = Extractor(classifier.model, device, DTYPES[dtype], o.head=='probe', layout)
+    bare,labels = classifier.n_classes==0,known_labels(source, places) # is there no trained head?
+    if bare and (o.head in ('model', 'none') or not labels):
+        raise ValueError(f"head: {classifier.name} has no trained head, only features; what works: labels, and --head probe")
+    extractor = Extractor(classifier.model, device, DTYPES[dtype], bare or o.head=='probe', layout)
     met(source, places, classifier.transform, extractor)
-    names,select = _named(classifier, extractor.n_classes),None
-    choice = choose_head(o.head, known_labels(source, places), names, o.labels_map)
+    names,select = None if bare else _named(classifier, extractor.n_classes),None
+    choice = choose_head('probe' if bare else o.head, labels, names, o.labels_map)
     if o.restrict and choice.head=='model':
         select = sorted(set(choice.of.values()))
         choice = Choice('model', [choice.classes[c] for c in select], {l: select.index(c) for l,c in choice.of.items()}, choice.why)
@@ -167,9 +170,10 @@ def in_words(
     seconds: float=None, # That an image takes; None: not known
 )->str:
     "What a run will do"
-    def lines(d): return ', '.join(f'{k} {v}' for k,v in d.items()) if isinstance(d, dict) else str(d)
+    def short(v): return f'{v:.4g}' if isinstance(v, float) else f"[{', '.join(map(short, v))}]" if isinstance(v, list) else str(v)
+    prepared = ', '.join(f'{k} {short(v)}' for k,v in job.made_by['preprocessing'].items())
     said = [f"images         {job.n_images:,} of {len(job.source):,} in {job.source.where}", f"model          {job.address['model']}",
-        f"preprocessing  {lines(job.made_by['preprocessing'])}", f"head           {job.choice.head}: {job.choice.why}"]
+        f"preprocessing  {prepared}", f"head           {job.choice.head}: {job.choice.why}"]
     pairs = [f'{l!r} -> {job.choice.classes[c]!r}' for l,c in list(job.choice.of.items())[:8]]
     if job.choice.head=='model': said.append(f"labels         {', '.join(pairs)}{', ...' if len(job.choice.of)>8 else ''}")
     said.append(f"table          {len(job.parts)} parts of at most {job.options.chunk:,} images, about {120*job.n_images/1e6:,.1f} MB")

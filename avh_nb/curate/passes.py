@@ -6,7 +6,7 @@
 __all__ = ['run_batch', 'TooManyErrors', 'finishing', 'check_errors', 'Guard', 'stores', 'run_parts']
 
 # %% ../../nbs/curate/passes.ipynb #360d5748
-import signal, sys, threading
+import signal, sys, threading, warnings
 import numpy as np, pyarrow as pa, torch
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +74,7 @@ def _columns(table): return tuple(table[c].to_numpy(zero_copy_only=False) for c 
 class Guard:
     "Holds the network's predictions against the labels, over all parts"
     def __init__(self, job, scores): # The parts that are there
-        self.job,self.scores,self.known = job,scores,[]
+        self.job,self.scores,self.known,self.warned = job,scores,[],False
         if job.choice.head=='model' and scores.done(): self.known.append(_columns(scores.table(['label', 'pred'])))
     def check(self, table):
         "Raise `LabelMapError` where another assignment of labels to classes explains far more"
@@ -84,7 +84,10 @@ class Guard:
         good = ~(np.isnan(label.astype(float)) | np.isnan(pred.astype(float)))
         of,classes = LabelMap(self.job.choice.of, self.job.choice.why),self.job.choice.classes
         try: check_agreement(of, label[good].astype(int), pred[good].astype(int), classes)
-        except LabelMapError: self.scores.forget(); raise # of a map that was wrong from the start, nothing is to be left
+        except LabelMapError as e:
+            if self.job.options.labels_map is None: self.scores.forget(); raise # of a wrong map nothing is to be left
+            if not self.warned: warnings.warn(f"{e}\nThe map was given, so the run goes on", stacklevel=2)
+            self.warned = True
 
 def stores(
     job: Job,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .. import __version__
 from .agreement import LabelMapError
 from .labels import LabelMap, in_order, map_labels
+from .vocabulary import unique_names
 from ..data.source import shown
 
 # %% ../../nbs/curate/plan.ipynb #557bc391
@@ -82,7 +83,7 @@ def choose_head(
 )->Choice:
     "Which head fits the labels; `LabelMapError` where somebody has to look"
     if head not in HEADS: raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
-    names = list(vocabulary.names) if vocabulary else []
+    names = unique_names(vocabulary) if vocabulary else []
     if head=='none' or head=='auto' and not labels:
         return Choice('none', names, {}, 'scores speak of the predicted class'+('' if labels else ': the images have no labels'))
     if not labels: raise ValueError(f"head: {head} needs labels, and the images have none; name their column by label=, or use head='none'")
@@ -97,8 +98,8 @@ def choose_head(
             "write them into a file for --labels-map, or use --head probe")
     if len(labels)<2: raise ValueError(f"head: a probe needs two labels at least, and all images have the label {_some(labels)}")
     classes = in_order(labels)
-    why = 'as asked' if head=='probe' else f"{len(missing)} of {len(labels)} labels match no class of the model: {_some(missing)}"
-    return Choice('probe', classes, {l: c for c,l in enumerate(classes)}, f"a probe is fitted, out of sample ({why})")
+    why = 'as asked' if head=='probe' else f"since {len(missing)} of {len(labels)} labels match no class of the model: {_some(missing)}"
+    return Choice('probe', classes, {l: c for c,l in enumerate(classes)}, f"fitted to the labels, each image scored out of sample; {why}")
 
 # %% ../../nbs/curate/plan.ipynb #c7ffab89
 def ingredients(

@@ -102,8 +102,25 @@ def test_permuted_folders_stop_before_a_part_is_written(yours, model, tmp_path):
     assert not parts(tmp_path/'out')
     assert {str(k): int(c) for k,c in caught.value.suggestion.items()}=={names[k]: k for k in range(10)}
     assert sum(f"{n}" in str(caught.value) for n in names)>=2
-    good = score_images(model, tmp_path/'permuted', tmp_path/'out', labels_map=caught.value.suggestion, **QUIET)
+    right = caught.value.suggestion
+    good = score_images(model, tmp_path/'permuted', tmp_path/'out', labels_map=right, **QUIET)
     assert (good.frame.pred==good.frame.label).mean()>.95
+    given = dict(zip(right, np.roll(list(right.values()), 1).tolist())) # by hand, and so the last word
+    with pytest.warns(UserWarning, match='does not see in the images what their labels say'):
+        bad = score_images(model, tmp_path/'permuted', tmp_path/'given', labels_map=given, **QUIET)
+    assert (bad.frame.pred==bad.frame.label).mean()<.1
+
+class Body(torch.nn.Module):
+    "Features, and no head"
+    def forward(self, x): return x.flatten(1)
+
+def test_a_network_without_a_head_gives_features_to_a_probe(yours, model, tmp_path):
+    from avh_nb.curate.pretrained import pretrained
+    transform = pretrained(model).transform
+    run = score_images(Body(), yours/'digits', tmp_path/'out', transform=transform, head='probe', **QUIET)
+    assert (run.frame.pred==run.frame.label).mean()>.85 and set(run.frame.sample_kind)=={'oof'}
+    with pytest.raises(ValueError, match='no nn.Linear makes the logits'):
+        score_images(Body(), yours/'digits', tmp_path/'own', transform=transform, head='model', **QUIET)
 
 def broken(folder, n):
     for i,p in enumerate(sorted(folder.rglob('*.png'))[::29][:n]): p.write_bytes(b'' if i%2 else p.read_bytes()[:60])
