@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_head', 'ahead', 'side_by_side', 'pieces_of', 'score_piece']
 
-# %% ../../nbs/scale/blocks.ipynb #3120aa89
+# %% ../../nbs/scale/blocks.ipynb #704c34a0
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from ..measure.head import Head
 from ..measure.scores import Scores
 from .embeddings import as_rows, find_embeddings, layout_of, length_of, open_parquet, rows_at_once
 
-# %% ../../nbs/scale/blocks.ipynb #e6c984bd
+# %% ../../nbs/scale/blocks.ipynb #32d3c0a2
 def read_head(
     path, # A safetensors file
     weight: str='weight', # Name of the class vectors (C, D); where there is none, the only tensor of two dimensions
@@ -43,7 +43,7 @@ def read_head(
         if t is not None and t.dtype not in FLOATS: refuse(f'{k}: expected floating point, got {t.dtype}')
     return Head(w, b, scale)
 
-# %% ../../nbs/scale/blocks.ipynb #1718a4fb
+# %% ../../nbs/scale/blocks.ipynb #28619c84
 def ahead(
     items, # A generator, which is run in another thread
     depth: int=2, # Items that are made before they are asked for
@@ -56,7 +56,7 @@ def ahead(
             waiting.append(pool.submit(next, items, end))
             yield item
 
-# %% ../../nbs/scale/blocks.ipynb #2eeafb80
+# %% ../../nbs/scale/blocks.ipynb #2cee5209
 def _alone(started):
     torch.set_num_threads(1)
     torch.get_num_threads() # a thread asks for its number at its first work, and once
@@ -83,7 +83,7 @@ def side_by_side(
         while waiting: yield waiting.popleft().result()
     if failed: raise failed
 
-# %% ../../nbs/scale/blocks.ipynb #4409c054
+# %% ../../nbs/scale/blocks.ipynb #4d338ddf
 def _labels(a, n_classes, where, first):
     "Labels of a piece, -1 where unknown; errors name the row"
     if not pa.types.is_integer(a.type): raise ValueError(f"{where}: labels: expected integers from 0 to {n_classes-1}, or -1 or null for "
@@ -113,7 +113,7 @@ def pieces_of(
     (c,d),dim,rows = head.w.shape,length_of(file, field, where),[file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
     if dim!=d and any(rows): raise ValueError(f"{where}: column {field.name!r} holds vectors of {dim} numbers, the class vectors have {d}")
     width = d*torch.finfo(getattr(torch, layout_of(field)[0])).bits//8
-    batches = file.iter_batches(rows_at_once(width), columns=[k for k in dict.fromkeys((field.name, label, id)) if k in there])
+    batches = file.iter_batches(rows_at_once(4*width), columns=[k for k in dict.fromkeys((field.name, label, id)) if k in there])
     while True:
         where = f'{name!r}: row group {np.searchsorted(np.cumsum(rows), row, "right")}'
         try: piece = next(batches, None)
@@ -127,7 +127,7 @@ def pieces_of(
         row += n
     if not row: yield np.zeros((0, d), np.float32),None,pa.array([], pa.string()) # a file without rows is one empty piece
 
-# %% ../../nbs/scale/blocks.ipynb #505ea2c5
+# %% ../../nbs/scale/blocks.ipynb #df6f31bf
 def score_piece(
     head: Head,
     x: np.ndarray, # Features (n, D)
