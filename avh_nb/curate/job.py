@@ -54,6 +54,7 @@ class Options:
     keep: str=() # Beside the scores: features, probs, topk:5
     progress: bool=True # Show a bar, and say what was chosen?
 
+# %% ../../nbs/curate/job.ipynb #c863341f
 def check_options(
     o: Options,
 ):
@@ -126,10 +127,12 @@ def _named(classifier, n_classes):
 def _about(source, data, options, device):
     columns = {k: getattr(options, k) for k in ('image', 'label', 'id', 'group')}
     def place(d): return os.path.abspath(d) if os.path.exists(d) else str(d) # hf:NAME is none
-    return dict(data=[place(d) for d in data] if isinstance(data, (list, tuple)) else place(str(data)), columns=columns, kind=source.kind, device=device_name(device.type), versions=dict(avh_nb=__version__,
+    where = [place(d) for d in data] if isinstance(data, (list, tuple)) else place(str(data))
+    return dict(data=where, columns=columns, kind=source.kind, device=device_name(device.type), versions=dict(avh_nb=__version__,
         **{p: version(p) for p in ('torch', 'numpy', 'pillow', 'pyarrow')}),
         command=shlex.join(sys.argv), started=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
+# %% ../../nbs/curate/job.ipynb #0b7f2855
 def settle(
     model, # As of score_images, and so are the data
     data,
