@@ -19,7 +19,9 @@ def plain_name(
     text: str, # A name as somebody wrote it
 )->str: # Its words and numbers, in lower case, with one space between them; '' where it has none
     "A name without case, underscores, hyphens and punctuation"
-    return ' '.join(re.findall(r'\w+', re.sub("['’_]", lambda m: ' ' if m[0]=='_' else '', unicodedata.normalize('NFKC', text).casefold())))
+    plain = unicodedata.normalize('NFKC', text).casefold()
+    plain = re.sub("['’]", '', plain).replace('_', ' ')
+    return ' '.join(re.findall(r'\w+', plain))
 
 # %% ../../nbs/curate/vocabulary.ipynb #13504ebd
 @dataclass(eq=False)

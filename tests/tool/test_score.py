@@ -124,7 +124,8 @@ def test_no_text_leaves_its_line(text):
 
 def test_a_command_can_be_pasted():
     "As bash reads it; no NUL can be in an argument"
-    names = ['a b', "it's", '$(date)', '`date`', '\\', '-x', 'é', '猫', 'a\nb', "\x1b'\\\n$", os.fsdecode(b'\xff\xfe x'), '"', '!', '*', '']
+    names = ['a b', "it's", '$(date)', '`date`', '\\', '-x', 'é', '猫', 'a\nb',
+        "\x1b'\\\n$", os.fsdecode(b'\xff\xfe x'), '"', '!', '*', '']
     line = same_command(['avh', 'score', '--data', *names])
     assert line.isprintable()
     done = subprocess.run(['bash', '-c', 'avh() { printf "%s\\0" "$@"; }; '+line], capture_output=True)
