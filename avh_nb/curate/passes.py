@@ -11,12 +11,12 @@ import numpy as np, pyarrow as pa, torch
 from contextlib import contextmanager
 from pathlib import Path
 from tqdm import tqdm
-from .feed import worker_pool
+from ..scale.blocks import score_some, worker_pool
 from .agreement import LabelMapError, check_agreement
 from .feed import batches, in_pieces
 from .job import Job
 from .labels import LabelMap
-from .parts import only_classes, part_table, score_some, with_probs, with_vectors
+from .parts import only_classes, part_table, with_probs, with_vectors
 from ..data.source import decode
 from ..scale.store import Store
 

@@ -8,7 +8,7 @@ __all__ = ['score_by_probe', 'rehearsed', 'with_options', 'score_images']
 # %% ../../nbs/curate/run.ipynb #975d6251
 import inspect, sys, time
 import numpy as np, pyarrow as pa, torch
-from .feed import worker_pool
+from ..scale.blocks import worker_pool
 from .feed import Clock, batches
 from .job import Job, Options, in_words, settle
 from .parts import part_table, with_probs

@@ -18,7 +18,7 @@ from ..engine.choice import which_engine
 from ..measure.head import Head
 from ..measure.definitions import PREDICTED, SCORES
 from ..measure.scores import score
-from .blocks import pieces_of, score_piece, side_by_side
+from .blocks import pieces_of, score_some, side_by_side
 from .embeddings import embedding_table, parquet_files, read_embeddings, write_embeddings
 from .runs import StoreRun, read_json, write_json
 
@@ -87,7 +87,7 @@ def parts(self: PartScorer,
         k,piece = item
         if piece is None: return k,None,0
         x,y,ids = piece
-        s = score_piece(self.head, x, y, self.engine)
+        s = score_some(self.head, x, y, self.engine)
         columns = dict(id=ids, label=np.full(len(ids), -1) if y is None else y, **{n: getattr(s, n).numpy() for n in self.columns})
         return k,pa.table(columns),int((s.pred<0).sum())
     kept,invalid = [],0
