@@ -12,7 +12,7 @@ from .handover import datalab as _datalab, to_fiftyone as _to_fiftyone
 from .picture import contact_sheet
 from ..data.folders import open_images
 from ..data.source import decode
-from ..measure.scores import HARD_IS
+from ..measure.scores import HARD_IS, SCORES
 from ..scale.embeddings import read_embeddings
 from ..scale.store import Store
 from fastcore.basics import patch
@@ -78,7 +78,7 @@ def picture(self: Run,
     rows = self.hardest(n, score).to_dict('records')
     def lines(r):
         label,seen = (r[k] if isinstance(r[k], str) and r[k] else '' for k in ('label_name', 'pred_name'))
-        return label or r['id'],f"{score} {r[score]:.4g}",f'seen as {seen}' if seen else ''
+        return label or r['id'],f"{SCORES[score].label} {r[score]:.4g}",f'seen as {seen}' if seen else ''
     return contact_sheet([image(r['row'], r['id']) for r in rows], [lines(r) for r in rows])
 
 # %% ../../nbs/curate/result.ipynb #5e618a76
