@@ -33,10 +33,13 @@ def spearman(
     return float(a@b/norm) if len(a)>1 and norm>0 else float('nan')
 
 # %% ../../nbs/stats/correlation.ipynb #3cd283f9
-def _counts(n, n_boot, seed):
-    "Draws with replacement, as counts: `n_boot` times (n,)"
+def _counts(n, n_boot, seed, groups=None):
+    "Draws with replacement of samples, or of groups of them, as counts: `n_boot` times (n,)"
     rng = np.random.default_rng(seed)
-    for _ in range(n_boot): yield np.bincount(rng.integers(0, n, n), minlength=n).astype(float)
+    of = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if of.shape!=(n,): raise ValueError(f"groups: expected {n} values, one per image, got shape {of.shape}")
+    k = of.max()+1
+    for _ in range(n_boot): yield np.bincount(rng.integers(0, k, k), minlength=k).astype(float)[of]
 
 class _Ranks:
     "Mean ranks of fixed values under changing counts"
@@ -55,13 +58,14 @@ def bootstrap_spearman(
     human, # (N,)
     n_boot: int=1000,
     seed: int=0,
+    groups=None, # (N,) ids of images that are not independent, and drawn together; None: each image by itself
 )->np.ndarray: # (n_boot, M) correlations; one row is one draw of images, shared by all scores
     "Spearman's correlation of each score with `human` on images drawn with replacement"
     scores,human = np.atleast_2d(np.asarray(scores, float)),np.asarray(human, float)
     for s in scores: _pair(s, human, ('scores', 'human'))
     ranks,human_rank = [_Ranks(s) for s in scores],_Ranks(human)
     res = np.empty((n_boot, len(scores)))
-    for i,counts in enumerate(_counts(len(human), n_boot, seed)):
+    for i,counts in enumerate(_counts(len(human), n_boot, seed, groups)):
         h = human_rank(counts)
         res[i] = [_correlation(r(counts), h, counts) for r in ranks]
     return res

@@ -95,13 +95,14 @@ def of(cls: Alignment,
     hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard; others are left out
     n_boot: int=1000,
     seed: int=0,
+    groups=None, # (N,) ids of images that are drawn together, such as those of one thing; None: each by itself
 ):
     "Hold the scores of one network, trained with several seeds, against people"
     (names,easy),human = _easy(runs, hard_is),np.asarray(human, float)
     if reference not in names: raise ValueError(f"reference: expected one of {sorted(names)}, got {reference!r}")
     ref,(s,k) = names.index(reference),easy.shape[:2]
     rho = np.array([[spearman(v, human) for v in e] for e in easy])
-    draws = bootstrap_spearman(easy.reshape(s*k, -1), human, n_boot, seed).reshape(n_boot, s, k)
+    draws = bootstrap_spearman(easy.reshape(s*k, -1), human, n_boot, seed, groups).reshape(n_boot, s, k)
     drawn = np.random.default_rng(seed+1).integers(0, s, (n_boot, s))
     draws = np.take_along_axis(draws, drawn[:, :, None], 1).mean(1)
     bins = np.array([[binned_spearman(v, human) for v in e] for e in easy])

