@@ -8,6 +8,7 @@ __all__ = ['COMPARED', 'STUDY_NAME', 'HEADS', 'STUDY', 'run', 'interval_of', 'co
 
 # %% ../../nbs/paper/people.ipynb #ddb5aec7
 import numpy as np, pandas as pd
+from collections import Counter
 from .conditions import HARD, NATIVE, asked, grid, seen
 from .families import NEEDS
 from .lite import LITES, VECTORS
@@ -139,8 +140,9 @@ def claims():
     return [
         Claim('networks that have seen ImageNet, cue conflict: AVH follows people (ρ)', '0.36', f'{follows:.3f}', follows.verdict()),
         Claim('there, AVH follows them better than confidence (difference of ρ)', '+0.035', f'{ahead:+.3f}', ahead.verdict()),
-        Claim('there, the norm hardly follows them (|ρ| below 0.1)', '0.0017', f'{norm:.3f}', 'yes' if inside else 'no' if outside else 'open'),
-        Claim('on the same features of CIFAR-10, AVH is ahead of confidence under a head not fitted to the images, behind under one that is',
+        Claim('there, the norm hardly follows them (|ρ| below 0.1)', '0.0017', f'{norm:.3f}',
+            'yes' if inside else 'no' if outside else 'open'),
+        Claim('on the same features of CIFAR-10, AVH is ahead of confidence under a head not fitted to them, behind under one that is',
             'not given', f'{zero:+.3f}; {fitted:+.3f}', 'yes' if turns([(0, zero), (1, fitted)]) and zero.mean>0 else 'no'),
         Claim('the less accurate a network is on the images, the further AVH is ahead (rank correlation over conditions)',
             'not given', f'{rho:.2f}', 'yes' if rho.high<0 else 'no' if rho.low>0 else 'open')]
@@ -154,8 +156,7 @@ def verdict():
     ahead,norm = interval_of(m, 'avh', 'difference'),interval_of(m, 'norm')
     first = dict(yes='Yes, with networks that have seen ImageNet.', no='No, not with networks that have seen ImageNet either.',
         open='It depends on the head, and on ImageNet it is level.')[ahead.verdict()]
-    best = [words(c) for c,d in ((c, interval_of(d, 'avh', 'difference')) for c,d in conditions()) if d.verdict()=='yes']
-    worst = [words(c) for c,d in ((c, interval_of(d, 'avh', 'difference')) for c,d in conditions()) if d.verdict()=='no']
+    counted = Counter(interval_of(d, 'avh', 'difference').verdict() for _,d in conditions())
     return '\n'.join([
         f"**{first}** On {m['images']:.0f} cue conflict images AVH of three pretrained networks follows people at "
         f"ρ = {interval_of(m, 'avh'):.3f}, confidence at {interval_of(m, 'confidence'):.3f}; the difference is {ahead:+.3f}. "
@@ -165,4 +166,5 @@ def verdict():
         f"AVH is ahead of confidence by {zero:+.3f} under the ImageNet head, and by {fitted:+.3f} under a head fitted to CIFAR-10. "
         f"Over all conditions the difference falls as accuracy rises (rank correlation {rho:.2f} over three networks).",
         f"- *What does not*: {', '.join(k for k,v in alone().items() if not turns(v))}. None of these turns the sign.",
-        f"- *Counted*: of {len(conditions())} conditions AVH is ahead in {len(best)}, behind in {len(worst)}, and undecided in the others."])
+        f"- *Counted*: of {len(conditions())} conditions AVH is ahead in {counted['yes']}, behind in {counted['no']}, "
+        "and undecided in the others."])
