@@ -67,6 +67,8 @@ class Study:
 STUDIES = {
     'toy': 'avh_nb.paper.toy',
     'human': 'avh_nb.paper.human',
+    'people': 'avh_nb.paper.people',
+    'predictors': 'avh_nb.paper.predictors',
     'dynamics': 'avh_nb.paper.dynamics',
     'degradation': 'avh_nb.paper.degradation',
     'selftrain': 'avh_nb.paper.selftrain',
