@@ -71,6 +71,7 @@ STUDIES = {
     'predictors': 'avh_nb.paper.predictors',
     'dynamics': 'avh_nb.paper.dynamics',
     'degradation': 'avh_nb.paper.degradation',
+    'ambiguity': 'avh_nb.paper.ambiguity',
     'selftrain': 'avh_nb.paper.selftrain',
     'domaingen': 'avh_nb.paper.domaingen',
     'adversarial': 'avh_nb.paper.adversarial',
