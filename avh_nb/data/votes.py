@@ -11,7 +11,7 @@ import numpy as np, pyarrow.parquet as pq
 from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cache
-from .frequency import halves_agree, human_entropy, human_selection_frequency, noise_ceiling
+from .frequency import halves_agree, human_entropy, human_selection_frequency, noise_ceiling # noqa: F401
 from .images import Images, read_images
 from .sets import CIFAR10, cifar10h, locate
 
