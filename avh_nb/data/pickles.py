@@ -59,6 +59,7 @@ _CALLS = {
     **{f'{b} set': lambda m, items=(): set(m.members(items)) for b in ('builtins', '__builtin__')},
     **{f'{b} frozenset': lambda m, items=(): frozenset(m.members(items)) for b in ('builtins', '__builtin__')},
     '_codecs encode': _encode, # makes what stands in the file
+    'builtins bytes': lambda m: b'', '__builtin__ bytes': lambda m: b'',
     # Times are left out, whatever they are made of; 'copyreg' is what Python makes its zones with
     **dict.fromkeys(['datetime datetime', 'datetime date', 'datetime time', 'datetime timedelta', 'datetime timezone', 'datetime tzinfo',
         'dateutil.tz.tz tzlocal', 'dateutil.tz.tz tzutc', 'copyreg _reconstructor', 'copy_reg _reconstructor'], lambda m, *args: None)}
