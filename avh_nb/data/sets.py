@@ -42,6 +42,7 @@ class Source:
     repo: str='' # A data set on the Hugging Face hub; without it and remote, to be had by hand ...
     remote: str='' # ... and the file's path in it, or a whole address
     sha256: str='' # Of the file; where empty, the digest that the hub publishes is checked
+    by_hand: str='' # For one to be had by hand: where it is published, and under which licence
 
 def _parquet(name, repo, folder, *splits):
     "Files of a data set on the hub, one per split"
@@ -54,6 +55,10 @@ SOURCES = {
         sha256='9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff')],
     'pacs': _parquet('pacs', 'flwrlabs/pacs', 'data', 'train'),
     'usps': _parquet('usps', 'flwrlabs/usps', 'data', 'train', 'test'),
+    'cue_conflict': [Source(f'cue_conflict/{f}', by_hand='github.com/rgeirhos/texture-vs-shape publishes it (Geirhos et al. 2019; '
+        'stimuli under CC BY 4.0)') for f in ('test-00000-of-00001.parquet', 'classes.json')],
+    'imagenet_real': [Source('imagenet_real/raters.npz', by_hand='github.com/google-research/reassessed-imagenet publishes raters.npz '
+        "and real.json (Beyer et al. 2020; Apache-2.0); the raters' answers are those of raters.npz")],
     'visda': [Source(f'visda/{s}/image_list.txt') for s in ('train', 'validation')], # unpacked by hand, with its images beside it
 }
 
@@ -62,10 +67,11 @@ def locate(
     file: str, # Below the data root
 )->Path:
     "The path of a data file; `FileNotFoundError` says how to get it"
-    path = data_folder()/file
+    path,name = data_folder()/file,file.split('/')[0]
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: set AVH_DATA to a folder that holds {file}, "
-            f"or run `avh data {file.split('/')[0]}` to download it")
+        by_hand = next((s.by_hand for s in SOURCES.get(name, ()) if s.file==file), '')
+        raise FileNotFoundError(f"{path} is not there: set AVH_DATA to a folder that holds {file}"
+            + (f"; it is had by hand: {by_hand}" if by_hand else f", or run `avh data {name}` to download it"))
     return path
 
 def available(
@@ -102,7 +108,8 @@ def fetch(
     for source,path in zip(SOURCES[name], paths):
         if path.exists(): continue
         if not (source.repo or source.remote):
-            raise ValueError(f"{name}: cannot be downloaded from here; unpack its archives so that {path} exists")
+            todo = f'{source.by_hand}; put it at {path}' if source.by_hand else f'unpack its archives so that {path} exists'
+            raise ValueError(f"{name}: cannot be downloaded from here; {todo}")
         with all_or_nothing(path) as part:
             expected = _download(source, part)
             if (got := sha256(part))!=expected:

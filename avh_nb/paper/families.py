@@ -16,11 +16,11 @@ from safetensors.torch import load_model, save_model
 from ..core import all_or_nothing, results_folder, work_folder
 from ..data.images import mirror
 from ..data.sets import cifar10, cifar10h
+from ..data.votes import human_selection_frequency
 from ..measure.scores import HARD_IS, avh, score
 from ..report.plots import register
 from ..report.records import at_work, read_records, run_folder
 from ..stats.correlation import Interval, bin_index, mean_interval, spearman
-from ..stats.human import human_selection_frequency
 from ..train.learner import Learner
 from ..train.models import FAMILIES
 from ..watch.callbacks import learner_callback

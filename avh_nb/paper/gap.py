@@ -11,12 +11,12 @@ import numpy as np, pandas as pd
 from scipy import stats
 from ..core import data_folder, results_folder
 from ..data.sets import available, cifar10, cifar10h
+from ..data.votes import human_entropy, human_selection_frequency
 from ..measure.scores import HARD_IS
 from .families import ONE_CYCLE, run_name
 from ..report.explorer import explorer_page, framed
 from ..report.plots import figure
 from ..stats.correlation import mean_interval
-from ..stats.human import human_entropy, human_selection_frequency
 
 # %% ../../nbs/paper/gap.ipynb #848218d5
 FACES = dict(confidence='confidence of the label', avh='AVH')

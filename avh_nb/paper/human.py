@@ -11,11 +11,12 @@ import numpy as np, pandas as pd
 from functools import cache
 from ..core import results_folder
 from ..data.sets import cifar10, cifar10h
+from ..data.votes import human_selection_frequency, noise_ceiling
 from ..report.claims import Claim, Study
 from ..report.plots import style
 from ..report.records import read_records, run_folder
 from ..stats.correlation import BIN_EDGES, bin_index
-from ..stats.human import Alignment, human_selection_frequency, noise_ceiling
+from ..stats.human import Alignment
 from ..watch.tracker import write_parquet
 from .families import (ALL_HARD_IS, ANIMALS, BASE, FAMILY_MEAN, NEEDS, ONE_CYCLE,
     agreement, aligned, interval_of, per_epoch, run_name, train_and_trace)

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'PUBLISHED', 'PUBLISHED_BINS', 'GIVEN', 'ACROSS', 'STUDY', 'named', 'as_key', 'grid', 'needs', 'trace_file',
            'run', 'summaries', 'records_of', 'across', 'best', 'claims', 'verdict']
 
-# %% ../../nbs/paper/imagenet.ipynb #1b81786b
+# %% ../../nbs/paper/imagenet.ipynb #a2a19fce
 import hashlib, json, re, sys
 import numpy as np, pandas as pd
 from dataclasses import replace
@@ -27,7 +27,7 @@ from ..stats.correlation import BIN_EDGES, Interval, bin_index
 from ..stats.human import Alignment
 from ..watch.trace import write_parquet
 
-# %% ../../nbs/paper/imagenet.ipynb #c94af719
+# %% ../../nbs/paper/imagenet.ipynb #c4002cfc
 MODELS = tuple(f'torchvision/{n}:IMAGENET1K_V1' for n in ('alexnet', 'vgg19', 'resnet50', 'densenet121')) # V2 is newer than the paper
 PUBLISHED = { # table 1; 29,987 images: ρ, and ρ in the five bins
     'avh': (.36, (.228, .125, .124, .103, .094)),
@@ -35,7 +35,7 @@ PUBLISHED = { # table 1; 29,987 images: ρ, and ρ in the five bins
     'norm': (.0017, (.0013, .0007, .0005, .0004, .0003))}
 PUBLISHED_BINS = 837,2732,6541,11066,8811 # images
 
-# %% ../../nbs/paper/imagenet.ipynb #e1b6ef53
+# %% ../../nbs/paper/imagenet.ipynb #9f23c43b
 GIVEN = {} # what a command was given, by configuration
 
 def named(
@@ -71,7 +71,7 @@ def needs(runs)->tuple:
     "The options that are missing for a run, where it is not known on which images"
     return () if all('list' in c for c,_ in runs) else ('--images DIR', '--votes FILE')
 
-# %% ../../nbs/paper/imagenet.ipynb #2c2ee56f
+# %% ../../nbs/paper/imagenet.ipynb #6b846247
 def trace_file(config)->Path:
     "Where the scores of each image are kept, below the results"
     name = re.sub(r'[^A-Za-z0-9]+', '-', config['model'])[:60]
@@ -99,7 +99,7 @@ def run(config, seed=0, device='cpu', progress=True):
         res |= {f'{name} mean': float(frame[name].mean()), **{f'{name} {k}': v for k,v in _kept(row).items()}}
     return res
 
-# %% ../../nbs/paper/imagenet.ipynb #6beb3050
+# %% ../../nbs/paper/imagenet.ipynb #1be1af2e
 def summaries()->list: # Of (config, seed)
     "For each set of images and votes the networks that are recorded on it"
     sets = {}
@@ -131,7 +131,7 @@ def across(config, seed=0, device='cpu', n_boot=1000):
 
 ACROSS = Study('imagenet_across', summaries, across)
 
-# %% ../../nbs/paper/imagenet.ipynb #381fecc1
+# %% ../../nbs/paper/imagenet.ipynb #6c08d8ec
 def _of(m, name, *ends):
     found = [m.get(k) for k in ends or (f'{name} rho', f'{name} low', f'{name} high')]
     return None if None in found else Interval(*found)
@@ -163,8 +163,8 @@ STUDY = Study('imagenet', grid, run, needs, claims, then=(ACROSS,))
 
 def verdict()->str: # Markdown
     "The answer in a few sentences, from the records"
-    if not (found := best()): return ('**Not run yet.** Nothing is recorded, and nothing on this page is a result on ImageNet. What is shown '
-        'is that the recipe runs from end to end on a few drawings, and what a full run needs.')
+    if not (found := best()): return ('**Not run yet.** Nothing is recorded, and nothing on this page is a result on ImageNet. What is '
+        'shown is that the recipe runs from end to end on a few drawings, and what a full run needs.')
     follows,better,norm,two,four = claims()
     first = dict(yes='Yes.', no='No.', open='Not decided.')[better.holds]
     return (f"**{first}** Over {len(found[1])} networks on {found[0]['scored']:,} images of ImageNet, AVH correlates with human selection "

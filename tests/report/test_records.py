@@ -3,7 +3,7 @@ import json, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from avh_nb.data.sets import available, cifar10, cifar10h
-from avh_nb.stats.human import human_selection_frequency
+from avh_nb.data.votes import human_selection_frequency
 from avh_nb.paper import families, human
 from avh_nb.report.records import as_frame, read_records, run_key
 

@@ -3,7 +3,8 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from avh_nb.stats.human import Alignment, alignment, human_entropy, human_selection_frequency, noise_ceiling
+from avh_nb.data.votes import human_entropy, human_selection_frequency, noise_ceiling
+from avh_nb.stats.human import Alignment, alignment
 from avh_nb.measure.scores import HARD_IS
 from avh_nb.stats.correlation import Interval, bin_index, bootstrap_spearman, compare_dependent, meng_z, partial_spearman, spearman
 
