@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTS', 'KIT', 'stem', 'own_numbers', 'labels_in_order', 'read_labels', 'find_labels', 'labelled', 'Judged', 'judged']
 
-# %% ../../nbs/curate/validation.ipynb #effbf52b
+# %% ../../nbs/curate/validation.ipynb #bcbb4beb
 import hashlib, json, re
 import numpy as np
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..data.sets import sha256
 from ..data.source import manifest_of
 from ..data.votes import Votes
 
-# %% ../../nbs/curate/validation.ipynb #3ca44a16
+# %% ../../nbs/curate/validation.ipynb #bdf9ca08
 def stem(
     name, # Such as val/n01440764/ILSVRC2012_val_00000293.JPEG
 )->str: # Such as ILSVRC2012_val_00000293
@@ -43,7 +43,7 @@ def own_numbers(
         raise ValueError(f'labels: {shown(path)}: expected each of the 1,000 classes of ImageNet with a number from 1 to 1,000')
     return of
 
-# %% ../../nbs/curate/validation.ipynb #81310d16
+# %% ../../nbs/curate/validation.ipynb #f5548387
 def labels_in_order(
     words: list, # One for each of the 50,000 images: a synset, or ILSVRC's number
     path, # Of the list that they are from
@@ -59,7 +59,7 @@ def labels_in_order(
     if wrong is not None: raise ValueError(f'labels: {name}: line {wrong+1}: {shown(words[wrong], 40)} is no class of ImageNet')
     return {f'ILSVRC2012_val_{i:08d}': of[w] for i,w in enumerate(words, 1)}
 
-# %% ../../nbs/curate/validation.ipynb #166a792d
+# %% ../../nbs/curate/validation.ipynb #4da266c9
 def read_labels(
     path, # LOC_val_solution.csv, val.txt, ILSVRC2012_validation_ground_truth.txt, or a list like one of these
 )->dict: # Name of an image, as by stem -> synset
@@ -79,7 +79,7 @@ def read_labels(
         if found.setdefault(stem(row[0]), of[word])!=of[word]: refuse(f' has two classes for {image}')
     return found
 
-# %% ../../nbs/curate/validation.ipynb #30e00239
+# %% ../../nbs/curate/validation.ipynb #85f46f9e
 LISTS = ('LOC_val_solution.csv', 'imagenet_2012_validation_synset_labels.txt', 'ILSVRC2012_validation_ground_truth.txt', 'val.txt')
 KIT = 'ILSVRC2012_devkit_t12/data' # of the development kit
 
@@ -114,7 +114,7 @@ def labelled(
     if not any(found): raise ValueError(f'labels: {shown(path)} has none of the images in {where}, such as {shown(paths[0], 80)}')
     return source,found,f'by {shown(path)}'
 
-# %% ../../nbs/curate/validation.ipynb #05b4d9e7
+# %% ../../nbs/curate/validation.ipynb #8a7f8212
 @dataclass(eq=False)
 class Judged:
     "Validation images that people have voted on, in the order of their names"
@@ -134,6 +134,7 @@ def judged(
     (source,found,how),file = labelled(images, labels),shown(votes)
     try: people,digest = read_votes(votes),sha256(votes)[:16]
     except OSError as e: raise ValueError(f'votes: {file}: cannot be read ({shown(e.strerror or e)})') from e
+    except ValueError as e: raise ValueError(f'votes: {shown(e)}') from e
     if people.names is None: raise ValueError(f'votes: {file} does not say which images they are about')
     synsets,paths = imagenet().synsets,source.manifest['path'].to_pylist()
     of_class = map_labels(list(map(str, people.classes)), imagenet()).of

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'PUBLISHED', 'PUBLISHED_BINS', 'GIVEN', 'ACROSS', 'STUDY', 'named', 'as_key', 'grid', 'needs', 'trace_file',
            'run', 'summaries', 'records_of', 'across', 'best', 'claims', 'verdict']
 
-# %% ../../nbs/paper/imagenet.ipynb #a2a19fce
+# %% ../../nbs/paper/imagenet.ipynb #ce6c088d
 import hashlib, json, re, sys
 import numpy as np, pandas as pd
 from dataclasses import replace
@@ -27,7 +27,7 @@ from ..stats.correlation import BIN_EDGES, Interval, bin_index
 from ..stats.human import Alignment
 from ..watch.trace import write_parquet
 
-# %% ../../nbs/paper/imagenet.ipynb #c4002cfc
+# %% ../../nbs/paper/imagenet.ipynb #c306c11d
 MODELS = tuple(f'torchvision/{n}:IMAGENET1K_V1' for n in ('alexnet', 'vgg19', 'resnet50', 'densenet121')) # V2 is newer than the paper
 PUBLISHED = { # table 1; 29,987 images: ρ, and ρ in the five bins
     'avh': (.36, (.228, .125, .124, .103, .094)),
@@ -35,7 +35,7 @@ PUBLISHED = { # table 1; 29,987 images: ρ, and ρ in the five bins
     'norm': (.0017, (.0013, .0007, .0005, .0004, .0003))}
 PUBLISHED_BINS = 837,2732,6541,11066,8811 # images
 
-# %% ../../nbs/paper/imagenet.ipynb #9f23c43b
+# %% ../../nbs/paper/imagenet.ipynb #30d4f29a
 GIVEN = {} # what a command was given, by configuration
 
 def named(
@@ -71,13 +71,16 @@ def needs(runs)->tuple:
     "The options that are missing for a run, where it is not known on which images"
     return () if all('list' in c for c,_ in runs) else ('--images DIR', '--votes FILE')
 
-# %% ../../nbs/paper/imagenet.ipynb #6b846247
+# %% ../../nbs/paper/imagenet.ipynb #5f6af021
 def trace_file(config)->Path:
     "Where the scores of each image are kept, below the results"
     name = re.sub(r'[^A-Za-z0-9]+', '-', config['model'])[:60]
     return results_folder()/'traces'/f"imagenet_{name}_{hashlib.sha256(as_key(config).encode()).hexdigest()[:8]}.parquet"
 
 def _kept(row): return {k: float(v) if np.isfinite(v) else None for k,v in row.items()} # too few images for a bin
+def _ceiling(found):
+    try: return _kept(found.votes.ceiling(found.y))
+    except ValueError: return dict.fromkeys(('split_half', 'reliability', 'ceiling')) # of votes that cannot be dealt in two
 def _bins(hsf): return np.bincount(bin_index(hsf), minlength=len(BIN_EDGES)-1).tolist()
 
 def run(config, seed=0, device='cpu', progress=True):
@@ -94,12 +97,12 @@ def run(config, seed=0, device='cpu', progress=True):
     small = frame[['label', 'pred']].astype(np.int32).assign(hsf=hsf, **{k: frame[k].astype(np.float32) for k in HARD_IS})
     write_parquet(pd.concat([frame[['id']], small], axis=1), trace_file(config))
     res = dict(scored=len(frame), unscored=len(found.hsf)-len(frame), accuracy=float((frame.pred==frame.label).mean()), bins=_bins(hsf),
-        weights=scored.scores.info['made_by']['weights'], trace=f'traces/{trace_file(config).name}', **_kept(found.votes.ceiling(found.y)))
+        weights=scored.scores.info['made_by']['weights'], trace=f'traces/{trace_file(config).name}', **_ceiling(found))
     for name,row in Alignment.of([frame[list(HARD_IS)]], hsf).table().iterrows():
         res |= {f'{name} mean': float(frame[name].mean()), **{f'{name} {k}': v for k,v in _kept(row).items()}}
     return res
 
-# %% ../../nbs/paper/imagenet.ipynb #1be1af2e
+# %% ../../nbs/paper/imagenet.ipynb #88983b47
 def summaries()->list: # Of (config, seed)
     "For each set of images and votes the networks that are recorded on it"
     sets = {}
@@ -131,7 +134,7 @@ def across(config, seed=0, device='cpu', n_boot=1000):
 
 ACROSS = Study('imagenet_across', summaries, across)
 
-# %% ../../nbs/paper/imagenet.ipynb #6c08d8ec
+# %% ../../nbs/paper/imagenet.ipynb #d75b20fc
 def _of(m, name, *ends):
     found = [m.get(k) for k in ends or (f'{name} rho', f'{name} low', f'{name} high')]
     return None if None in found else Interval(*found)
