@@ -35,7 +35,7 @@ class Study:
     name: str # As in results/<name>.jsonl
     grid: Callable=None # (seeds, part, choices) -> list of (config, seed); None: all is computed on its page
     run: Callable=None # (config, seed, device) -> metrics: a flat dict of numbers and strings
-    needs: object=() # Names of data sets, options that are missing, or a function from a list of (config, seed) to them
+    needs: object=() # Names of data sets, or a function from a list of (config, seed) to them
     claims: Callable=list # () -> list of claims, from the records
     then: tuple=() # Studies that summarise its records, to be run after it
     def __post_init__(self):
@@ -67,6 +67,8 @@ class Study:
 STUDIES = {
     'toy': 'avh_nb.paper.toy',
     'human': 'avh_nb.paper.human',
+    'people': 'avh_nb.paper.people',
+    'predictors': 'avh_nb.paper.predictors',
     'imagenet': 'avh_nb.paper.imagenet',
     'dynamics': 'avh_nb.paper.dynamics',
     'degradation': 'avh_nb.paper.degradation',
