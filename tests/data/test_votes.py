@@ -125,9 +125,10 @@ def refused(path, data, match):
 def test_a_pickle_runs_nothing(protocol, deep, tmp_path):
     ran = tmp_path/'ran'
     for f,args,name in ((os.system, (f'touch {ran}',), 'system'), (eval, (f'open({str(ran)!r}, "w")',), 'eval'),
-    (getattr, ('', 'join'), 'getattr'),
+            (getattr, ('', 'join'), 'getattr'),
             (exec, (f'open({str(ran)!r}, "w")',), 'exec'), (Path, ('x',), 'Path'), (bytearray, (10**12,), 'bytearray'),
-            (np.core.multiarray._reconstruct if not hasattr(np, '_core') else np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), 'numpy')):
+            (np.core.multiarray._reconstruct if not hasattr(np, '_core') else np._core.multiarray._reconstruct,
+                (np.ndarray, (0,), b'b'), 'numpy')):
         thing = Calls(f, *args)
         refused(tmp_path/'p', pickle.dumps({'a': [(thing, 1)]} if deep else thing, protocol), f"asks for '.*{name}.*refused")
     refused(tmp_path/'p', pickle.dumps(np.arange(3), protocol), "asks for 'numpy")
@@ -164,7 +165,8 @@ def test_a_pickle_cut_short_anywhere(tmp_path):
     data = pickle.dumps(published('a', 'b'), 3)
     for n in range(0, len(data), 7): refused(tmp_path/'p', data[:n], 'byte')
 
-plain = st.recursive(st.none() | st.booleans() | st.integers(-2**80, 2**80) | st.floats(allow_nan=False) | st.text() | st.binary(max_size=300),
+plain = st.recursive(st.none() | st.booleans() | st.integers(-2**80, 2**80) | st.floats(allow_nan=False) | st.text()
+    | st.binary(max_size=300),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner) | st.sets(st.integers())
         | st.frozensets(st.text()), max_leaves=20)
 @settings(deadline=None, max_examples=50)
@@ -189,7 +191,8 @@ def published(*images):
         'nobody': dict(wnid='n03', images_all=list(images))}
     assignments = dict(t={'1': answer(images[0]), '2': answer(*images, status='Submitted'), '3': answer(*images, status='Rejected')},
         u={'4': answer(''), '5': answer(images[0])}, v={'6': answer('')}, trial={'7': answer()}, black={'8': answer()})
-    return dict(hits=hits, blacklisted_hits={'black': {}}, mturk_ids_to_uuid={}, assignments=assignments, json_dir='d', json_filenames=['f'],
+    return dict(hits=hits, blacklisted_hits={'black': {}}, mturk_ids_to_uuid={}, assignments=assignments, json_dir='d',
+        json_filenames=['f'],
         username='x', backup_s3_key='k', local_hit_ids_missing_remotely=[], time_string='2018')
 
 @pytest.mark.parametrize('protocol', range(6))
