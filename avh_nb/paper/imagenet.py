@@ -61,9 +61,10 @@ def grid(
         return [(r['config'], r['seed']) for r in read_records('imagenet')] or [(named(m), 0) for m in MODELS]
     if not images: raise ValueError('images: expected --images DIR beside --votes: the folder of the ILSVRC2012 validation images')
     if not votes: raise ValueError('votes: expected --votes FILE beside --images: what people said of the images')
+    own = {m: named(m) for m in models or MODELS}
     found = judged(images, votes, labels or None)
     print(found.said, file=sys.stderr)
-    runs = {m: {**named(m), **found.config} for m in models or MODELS}
+    runs = {m: {**n, **found.config} for m,n in own.items()}
     GIVEN.update({as_key(c): (found, m) for m,c in runs.items()})
     return [(c, 0) for c in runs.values()]
 

@@ -265,8 +265,8 @@ def test_labels_in_another_order(tiny, tmp_path, capsys):
 
 def test_lists_that_are_none(tmp_path):
     path = tmp_path/'list.txt'
-    for text,said in (('', 'expected 50,000 lines'), ('a\x1b[2J n01440764\nb cat', "b: expected a synset"), ('a 3\na.JPEG 4', 'two classes'),
-        ('x n01440764\ny', "y: expected a synset or a number from 0 to 999, got ''"), ('a\x1b[2J cat\nx\x1b[2J cat', r'x\x1b[2J: expected')):
+    for text,said in (('', 'expected 50,000 lines'), ('a n01440764\nb\x1b[2J cat', r'b\x1b[2J: expected a synset'),
+        ('a 3\na.JPEG 4', 'two classes'), ('x n01440764\ny', "y: expected a synset or a number from 0 to 999, got ''")):
         path.write_text(text)
         with pytest.raises(ValueError, match='^labels: ') as e: read_labels(path)
         assert said in str(e.value) and '\n' not in str(e.value) and '\x1b' not in str(e.value)
