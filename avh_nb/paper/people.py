@@ -181,7 +181,7 @@ def answer():
         '',
         f"- *Networks trained on CIFAR-10*, four families: ρ = {of(alone)}, {words[cifar.verdict()]} ({cifar:+.3f}). The norm of the "
         f"feature follows people too, at {of(alone, 'norm')}, where the paper finds nothing.",
-        f"- *Networks that have seen ImageNet*, three of them, on cue conflict images: ρ = {of(m)}, {words[ahead.verdict()]} ({ahead:+.3f}); "
-        f"the norm is at {of(m, 'norm')}.",
+        f"- *Networks that have seen ImageNet*, three of them, on cue conflict images: ρ = {of(m)}, {words[ahead.verdict()]} "
+        f"({ahead:+.3f}); the norm is at {of(m, 'norm')}.",
         f"- *The same ImageNet features of CIFAR-10 images*: AVH is {words[zero.verdict()]} under the head of ImageNet ({zero:+.3f}), "
         f"and {words[fitted.verdict()]} under a head fitted to CIFAR-10 ({fitted:+.3f})."])
