@@ -147,7 +147,7 @@ def settle(
     allowed = allowed_errors(o.max_errors, sum(map(len, parts.values())))
     classifier = pretrained(model, o.checkpoint, o.transform, o.classes)
     weights = weights_digest(classifier.model)
-    layout = torch.channels_last if isinstance(model, str) else torch.preserve_format # a network that was handed in is left as it is
+    layout = torch.preserve_format if isinstance(model, torch.nn.Module) else torch.channels_last # one that was handed in is left as it is
     bare,labels = classifier.n_classes==0,known_labels(source, places) # is there no trained head?
     if bare and (o.head in ('model', 'none') or not labels):
         raise ValueError(f"head: {classifier.name} has no trained head, only features; what works: labels, and --head probe")

@@ -139,7 +139,7 @@ def hf_classifier(
 SOURCES = dict(timm=timm_classifier, torchvision=torchvision_classifier, hf=hf_classifier, lite=lite_classifier)
 
 def pretrained(
-    model, # 'timm/NAME', 'torchvision/NAME[:WEIGHTS]', 'hf/ORG/NAME', 'lite/0', 'file.py:function', or an nn.Module
+    model, # 'timm/NAME', 'torchvision/NAME[:WEIGHTS]', 'hf/ORG/NAME', 'lite/0', 'file.py:function', an nn.Module, or a Classifier
     checkpoint=None, # A local file with weights, read without running code; None: those published with the name
     transform=None, # A PIL image in RGB -> tensor (channels, H, W); None: that of the model; for one of your own, its pixels from 0 to 1
     classes=None, # Names of the classes, a list or a Vocabulary; None: those published with the model
@@ -147,7 +147,8 @@ def pretrained(
     "A network by its name, with its preprocessing and the names of its classes; `ValueError` says what was not found"
     weights,name = None if checkpoint is None else read_weights(checkpoint),str(model)
     source,_,rest = name.partition('/')
-    if isinstance(model, nn.Module): c = Classifier(type(model).__name__, model)
+    if isinstance(model, Classifier): c = replace(model)
+    elif isinstance(model, nn.Module): c = Classifier(type(model).__name__, model)
     elif '.py:' in name: c = file_classifier(name)
     elif source in SOURCES and rest: c,weights = SOURCES[source](rest, weights),None
     else:

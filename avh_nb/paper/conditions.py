@@ -19,12 +19,12 @@ from .lite import LITES, VECTORS, categories_of, cifar_head, features, imagenet_
 
 # %% ../../nbs/paper/conditions.ipynb #6091882a
 NATIVE = 'as trained' # each network at the resolution it was trained with
-DEGRADED = [f'test/{kind}-{level}' for kind in ('contrast', 'noise', 'blur', 'sharpness', 'jpeg', 'occlusion') for level in (2, 4)]
+DEGRADED = [f'test/{kind}-4' for kind in ('contrast', 'noise', 'blur', 'sharpness', 'jpeg', 'occlusion')]
 
 PARTS = dict(
     cue=[dict(images='cue', size=s, head=v) for s in (NATIVE, 160, 112) for v in VECTORS],
     judgement=[dict(images='cue', size=NATIVE, head='mean', human=h) for h in ('entropy', 'seconds')],
-    cifar=[dict(images='test', size=s, head=h) for s in (96, 160) for h in (*VECTORS, 'fitted')],
+    cifar=[dict(images='test', size=s, head=h) for s in (96, 160) for h in VECTORS]+[dict(images='test', size=96, head='fitted')],
     distance=[dict(images=i, size=96, head='fitted') for i in DEGRADED],
     accuracy=[dict(images='test', size=96, head='fitted', n=n) for n in (50, 200, 1000, 5000)],
     classes=[dict(images='cue', only='ten', size=NATIVE, head='mean', classes=k) for k in (16, 10)]+

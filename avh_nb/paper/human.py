@@ -136,7 +136,8 @@ def verdict():
     def word(metrics, score='avh'): return interval_of(metrics, score, 'difference').verdict()
     def names(score, of): return ', '.join(style(a)['label'] for a,f in families.items() if word(f, score)==of) or 'none'
     def under(of): return '; '.join(f"{name} ({ahead_by('avh', c)})" for name,_,c in conditions() if word(c)==of) or 'none'
-    first = dict(yes='Yes, in our records.', no='No, not in our records.', open='Our records do not decide it.')[word(m)]
+    first = dict(yes='Yes, in networks trained on CIFAR-10.', no='No, not in networks trained on CIFAR-10.',
+        open='In networks trained on CIFAR-10 our records do not decide it.')[word(m)]
     return '\n'.join([
         f"**{first}** Over four families with {m['seeds']} seeds each, AVH correlates with human selection frequency "
         f"at ρ = {interval_of(m, 'avh'):.3f}, confidence at {interval_of(m, 'confidence'):.3f}; the difference is {ahead_by('avh')} "

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'STUDY_NAME', 'HEADS', 'STUDY', 'run', 'interval_of', 'conditions', 'condition', 'words', 'table', 'kind',
-           'points', 'with_accuracy', 'only_the_head', 'fewer_images', 'alone', 'turns', 'claims', 'verdict']
+           'points', 'with_accuracy', 'only_the_head', 'fewer_images', 'alone', 'turns', 'claims', 'verdict', 'answer']
 
 # %% ../../nbs/paper/people.ipynb #ddb5aec7
 import numpy as np, pandas as pd
 from collections import Counter
 from .conditions import HARD, NATIVE, asked, grid, seen
-from .families import NEEDS
+from .families import FAMILY_MEAN, NEEDS, aligned
 from .lite import LITES, VECTORS
 from ..report.claims import Claim, Study
 from ..report.plots import register, style
@@ -168,3 +168,20 @@ def verdict():
         f"- *What does not*: {', '.join(k for k,v in alone().items() if not turns(v))}. None of these turns the sign.",
         f"- *Counted*: of {len(conditions())} conditions AVH is ahead in {counted['yes']}, behind in {counted['no']}, "
         "and undecided in the others."])
+
+# %% ../../nbs/paper/people.ipynb #552d2959
+def answer():
+    "Does AVH follow people? From the records of both studies, in Markdown"
+    alone,m,(zero,fitted) = aligned(arch=FAMILY_MEAN),condition(images='cue', size=NATIVE, head='mean'),only_the_head()
+    def of(metrics, k='avh'): return f"{interval_of(metrics, k):.3f}"
+    cifar,ahead = interval_of(alone, 'avh', 'difference'),interval_of(m, 'avh', 'difference')
+    words = dict(yes='ahead of confidence', no='behind confidence', open='level with confidence')
+    return '\n'.join([
+        '**Yes; but whether it follows them better than confidence does depends on the head, and not on AVH alone.**',
+        '',
+        f"- *Networks trained on CIFAR-10*, four families: ρ = {of(alone)}, {words[cifar.verdict()]} ({cifar:+.3f}). The norm of the "
+        f"feature follows people too, at {of(alone, 'norm')}, where the paper finds nothing.",
+        f"- *Networks that have seen ImageNet*, three of them, on cue conflict images: ρ = {of(m)}, {words[ahead.verdict()]} "
+        f"({ahead:+.3f}); the norm is at {of(m, 'norm')}.",
+        f"- *The same ImageNet features of CIFAR-10 images*: AVH is {words[zero.verdict()]} under the head of ImageNet ({zero:+.3f}), "
+        f"and {words[fitted.verdict()]} under a head fitted to CIFAR-10 ({fitted:+.3f})."])

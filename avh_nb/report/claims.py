@@ -69,6 +69,7 @@ STUDIES = {
     'human': 'avh_nb.paper.human',
     'people': 'avh_nb.paper.people',
     'predictors': 'avh_nb.paper.predictors',
+    'imagenet': 'avh_nb.paper.imagenet',
     'dynamics': 'avh_nb.paper.dynamics',
     'degradation': 'avh_nb.paper.degradation',
     'ambiguity': 'avh_nb.paper.ambiguity',
