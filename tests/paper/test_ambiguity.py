@@ -194,6 +194,7 @@ def made_up(avh, second, follows):
     def interval(v): return Interval(v, v-.05, v+.05)
     of = {f'{what} {k}': interval(avh) for what in ('ambiguity', 'degradation') for k in divided.ASKED}
     of |= {f'{f} {k}': interval(follows) for f in ('follows', 'divided follows') for k in ('angle', 'angle over log probability')}
+    of |= {f'{what} avh over confidence': interval(0) for what in ('ambiguity', 'degradation')}
     return of | {'second difference': interval(second), 'second angle': interval(.3), 'second probability': interval(.3),
         'second apart': interval(.1)}
 
