@@ -6,7 +6,7 @@
 __all__ = ['WORSE', 'CASES', 'STUDY', 'mixtures', 'as_votes', 'grid', 'asked', 'head_of', 'seen', 'degraded', 'examples', 'run',
            'found', 'shown', 'ranked', 'blind', 'together', 'claims', 'verdict']
 
-# %% ../../nbs/paper/ambiguity.ipynb #2f8217bc
+# %% ../../nbs/paper/ambiguity.ipynb #d87758bf
 import json
 import numpy as np, pandas as pd, torch
 from ..angle import angles
@@ -22,7 +22,7 @@ from ..report.plots import style
 from ..report.records import recorded
 from ..stats.correlation import Interval
 
-# %% ../../nbs/paper/ambiguity.ipynb #0590794f
+# %% ../../nbs/paper/ambiguity.ipynb #9451b367
 def mixtures(
     images: Images,
     shares, # Of the second image, from 0 to 1
@@ -41,7 +41,7 @@ def as_votes(first, second, share, n_classes, people=100):
     counts[np.arange(len(first)), first] += people-counts.sum(1)
     return counts
 
-# %% ../../nbs/paper/ambiguity.ipynb #316f24a8
+# %% ../../nbs/paper/ambiguity.ipynb #7ef73fac
 WORSE = {'six ways, level 4': [n.partition('/')[2] for n in DEGRADED if n.endswith('-4')], 'contrast, level 4': ['contrast-4']}
 CASES = {'CIFAR-10, fitted head': dict(images='test', size=96, head='fitted', degraded='six ways, level 4'),
     'CIFAR-10, ImageNet head': dict(images='test', size=96, head='mean', degraded='six ways, level 4'),
@@ -84,7 +84,7 @@ def degraded(config, which, seed=0, device='cpu'):
     "The same of degraded images, by kind"
     return {how: seen(config, which, seed, f"{config['images']}/{how}", device) for how in WORSE[config['degraded']]}
 
-# %% ../../nbs/paper/ambiguity.ipynb #ed933ac4
+# %% ../../nbs/paper/ambiguity.ipynb #e5fc0fdd
 def examples(
     networks: list, # For each of them angles (N, K), logits, norm
     y, counts, # Labels (N,), votes (N, K)
@@ -111,7 +111,7 @@ def run(config, seed, device='cpu'):
         res |= {k+end: round(v, 6) for end,v in zip(('', ' low', ' high'), i)}
     return {**res, 'examples': json.dumps(examples([s for s,_ in networks], y, counts))}
 
-# %% ../../nbs/paper/ambiguity.ipynb #1113c0b4
+# %% ../../nbs/paper/ambiguity.ipynb #b2875b11
 def found(
     case: str, # One of CASES
 )->dict: # Name to Interval, or number; averaged over seeds
@@ -124,7 +124,7 @@ def shown(case):
     "The examples of a data set and head"
     return json.loads(recorded('ambiguity', **CASES[case])[0]['metrics']['examples'])
 
-# %% ../../nbs/paper/ambiguity.ipynb #5563036a
+# %% ../../nbs/paper/ambiguity.ipynb #49feaf4e
 def ranked(of, what):
     "Scores from the one that sees this best to the one that sees it least"
     return sorted((k for k in ASKED if f'{what} {k}' in of), key=lambda k: -of[f'{what} {k}'].mean)
@@ -133,7 +133,7 @@ def blind(of, what):
     "Scores whose interval does not lie above chance"
     return [k for k in ranked(of, what) if of[f'{what} {k}'].verdict(.5)!='yes']
 
-# %% ../../nbs/paper/ambiguity.ipynb #69b2829c
+# %% ../../nbs/paper/ambiguity.ipynb #fb0a58fa
 def together(verdicts):
     "One verdict of several: theirs where they agree"
     first,*others = set(verdicts)
@@ -156,7 +156,7 @@ def claims():
 
 STUDY = Study('ambiguity', grid, run, (*NEEDS, 'cue_conflict'), claims)
 
-# %% ../../nbs/paper/ambiguity.ipynb #4ce643ce
+# %% ../../nbs/paper/ambiguity.ipynb #7488b484
 def verdict():
     "What this page finds, in a few sentences of Markdown"
     if not claims(): return 'Nothing is recorded yet; `avh rebuild ambiguity` records it.'

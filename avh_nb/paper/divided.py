@@ -6,12 +6,12 @@
 __all__ = ['AMBIGUOUS', 'AGREED', 'KNOWN', 'UNKNOWN', 'ASKED', 'kinds_of', 'hardness', 'pairs', 'sees', 'runner_up',
            'named_second', 'seconds', 'follows', 'pooled', 'answers']
 
-# %% ../../nbs/paper/divided.ipynb #5f293d83
+# %% ../../nbs/paper/divided.ipynb #408528e9
 import numpy as np, pandas as pd, torch
 from ..measure.scores import HARD_IS, scores_from
 from ..stats.correlation import Interval, _correlation, _counts, _Ranks
 
-# %% ../../nbs/paper/divided.ipynb #9a6472f1
+# %% ../../nbs/paper/divided.ipynb #525a2db3
 AMBIGUOUS,AGREED = .25,.95 # share of the second class at least; share of the first at least
 
 def kinds_of(
@@ -21,7 +21,7 @@ def kinds_of(
     share = np.sort(counts/np.sum(counts, 1, keepdims=True), axis=1)
     return share[:, -2]>=AMBIGUOUS,share[:, -1]>=AGREED
 
-# %% ../../nbs/paper/divided.ipynb #ac72837f
+# %% ../../nbs/paper/divided.ipynb #4df2c86e
 KNOWN,UNKNOWN = ('avh', 'angular_gap', 'confidence'),('entropy', 'norm') # scores of a class; and of none
 ASKED = (*KNOWN, *(f'{k}_predicted' for k in KNOWN), *UNKNOWN)
 
@@ -36,7 +36,7 @@ def hardness(
     of = {k: known[k] for k in KNOWN} | {f'{k}_predicted': predicted[k] for k in KNOWN} | {k: known[k] for k in UNKNOWN}
     return {k: (1 if HARD_IS[k.removesuffix('_predicted')]=='high' else -1)*v.double().numpy() for k,v in of.items()}
 
-# %% ../../nbs/paper/divided.ipynb #a2ac7f1e
+# %% ../../nbs/paper/divided.ipynb #20d9539e
 def pairs(
     hard, # (N,) values that should be high
     easy, # (M,) values that should be low
@@ -48,7 +48,7 @@ def pairs(
         return float(h@(e.cumsum()-e/2)/(h.sum()*e.sum()))
     return share
 
-# %% ../../nbs/paper/divided.ipynb #99d7cc2b
+# %% ../../nbs/paper/divided.ipynb #5eef372a
 def sees(
     seen, # Angles (N, K), logits (N, K), norm (N,) of the images by one network
     y, # Labels (N,)
@@ -71,7 +71,7 @@ def sees(
         return {' '.join(key): v for key,v in res.items()}
     return numbers
 
-# %% ../../nbs/paper/divided.ipynb #edcf2309
+# %% ../../nbs/paper/divided.ipynb #c9e9d3f4
 def runner_up(
     near, # (N, K): of each class, high means near
     beside=None, # (N,) a class each that is left out; None: the first is
@@ -92,7 +92,7 @@ def named_second(
     if beside is not None: level[np.arange(len(counts)), beside] = False
     return level
 
-# %% ../../nbs/paper/divided.ipynb #d0309c3f
+# %% ../../nbs/paper/divided.ipynb #f995e833
 def seconds(
     seen, # Angles (N, K), logits (N, K), norm (N,)
     y, # Labels (N,)
@@ -116,7 +116,7 @@ def seconds(
         return res
     return numbers
 
-# %% ../../nbs/paper/divided.ipynb #f1c66a6b
+# %% ../../nbs/paper/divided.ipynb #bac64e74
 def follows(
     seen, # Angles (N, K), logits (N, K), norm (N,)
     y, # Labels (N,)
@@ -138,7 +138,7 @@ def follows(
         return res
     return numbers
 
-# %% ../../nbs/paper/divided.ipynb #9228f80f
+# %% ../../nbs/paper/divided.ipynb #a4dbd94e
 def pooled(
     networks: list, # For each network a list of functions from weights (N,) to a dict of numbers
     n: int, # Images
