@@ -171,7 +171,8 @@ def found(images)->pd.Series: # Recipe to an interval, the best first
     "What is recorded of a set of images"
     m = recorded('predictors', images=images)[-1]['metrics']
     names = [k.removesuffix(': rho') for k in m if k.endswith(': rho')]
-    return pd.Series({n: Interval(*(m[f'{n}: {e}'] for e in ('rho', 'low', 'high'))) for n in sorted(names, key=lambda n: -m[f'{n}: rho'])})
+    names = sorted(reversed(names), key=lambda n: -m[f'{n}: rho']) # of equals the wider average first, which is named later
+    return pd.Series({n: Interval(*(m[f'{n}: {e}'] for e in ('rho', 'low', 'high'))) for n in names})
 
 def chosen(
     on: str, # 'cue' or 'test'
