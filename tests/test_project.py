@@ -3,6 +3,7 @@ import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
+from avh_nb.data.sets import SOURCES
 from avh_nb.paper.visda import VISDA
 from avh_nb.report.claims import STUDIES, claims, claims_table, print_claims, study
 from avh_nb.tool.api import definitions
@@ -215,7 +216,7 @@ def test_visda_runs_from_one_command(tmp_path):
 
 def test_data_lists_what_is_there(tmp_path):
     done = run(*AVH, 'data', AVH_DATA=str(tmp_path))
-    assert done.returncode==0 and done.stdout.count('missing')==5
+    assert done.returncode==0 and done.stdout.count('missing')==len(SOURCES)
 
 def test_the_least_versions_that_are_tried_are_those_of_the_settings():
     from configparser import ConfigParser

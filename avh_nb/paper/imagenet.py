@@ -47,7 +47,9 @@ def named(
     if not Path(path).is_file(): raise ValueError(f'models: there is no file {shown(path)}')
     return dict(model=f'{Path(path).name}:{function}', code=sha256(path)[:16])
 
-def as_key(config): return json.dumps(config, sort_keys=True)
+def as_key(config):
+    "A configuration as text, the same for equal ones"
+    return json.dumps(config, sort_keys=True)
 
 def grid(
     images: str='', # The folder of the validation images
