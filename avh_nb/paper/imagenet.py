@@ -174,5 +174,6 @@ def verdict()->str: # Markdown
     follows,better,norm,two,four = claims()
     first = dict(yes='Yes.', no='No.', open='Not decided.')[better.holds]
     return (f"**{first}** Over {len(found[1])} networks on {found[0]['scored']:,} images of ImageNet, AVH correlates with human selection "
-        f"frequency at ρ = {follows.here}; it is ahead of confidence by {better.here}, and the norm is at {norm.here} (95 % intervals over "
+        f"frequency at ρ = {follows.here}; it is ahead of confidence by {better.here}, and the norm "
+        f"is at {norm.here} (95 % intervals over "
         f"images and networks). Low mean AVH goes with accuracy at τ = {two.here}; the smallest ρ of AVH in any network is {four.here}.")
