@@ -149,7 +149,8 @@ class OwnPage(Processor):
         section = last = 1
         for cell in self.nb.cells:
             if cell.cell_type=='markdown':
-                for marks in re.findall(r'^(#+) ', re.sub(r'^```.*?^```', '', cell.source, flags=re.M|re.S), flags=re.M): section = last = len(marks)
+                prose = re.sub(r'^```.*?^```', '', cell.source, flags=re.M|re.S)
+                for marks in re.findall(r'^(#+) ', prose, flags=re.M): section = last = len(marks)
             elif name := documented(cell):
                 last = doc_level(name, section, last)
                 data = {'text/markdown': signature(name, self.module, last)}
