@@ -148,7 +148,7 @@ def check_site(
     pages = sorted(folder.rglob('*.html'))
     for page in pages:
         parser,name = Links(),page.relative_to(folder)
-        parser.feed(page.read_text(encoding='utf-8'))
+        parser.feed(re.sub(r'</?span\b[^>]*>', '', page.read_text(encoding='utf-8'))) # code is full of them, and they link to nothing
         remote += [f'{name}: {link}' for link in parser.fetched if re.match(r'(https?:)?//', link)]
         broken += [f'{name}: an image without alt text: {src}' for src in parser.mute]
         for link in parser.links:

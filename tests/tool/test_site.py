@@ -110,6 +110,7 @@ def test_every_page_says_what_it_is_and_leads_on(pages):
         here,up = notebook_address(ROOT),'../'*name.count('/')
         assert re.search(r'<html[^>]* lang="en"', text), name
         for said in ('name="description"', 'property="og:description"'): assert f'<meta {said} content="' in text, (name, said)
+        assert (ROOT/'nbs'/re.search(rf'property="og:image" content="{site_address(ROOT)}/([^"]+)"', text)[1]).exists(), name
         assert f'<link rel="icon" href="{up}favicon.svg">' in text, name
         assert f'href="{here}/{name}.ipynb">GitHub</a>' in text and f'href="{name.split("/")[-1]}.ipynb" download' in text, name
         assert ('Open in Colab' in text)==name.startswith(IN_COLAB), name
@@ -204,7 +205,8 @@ def test_axe_finds_no_violation(browser, docs, record_property):
     assert found==[]
 
 def test_axe_finds_what_is_wrong(browser, tmp_path):
-    (tmp_path/'a.html').write_text('<html lang="en"><title>a</title><main><h1>a</h1><img src="a.png"><p style="color: #aaa">a</p></main>')
+    (tmp_path/'a.html').write_text('<html lang="en"><title>a</title><main><h1>a</h1><img src="a.png"><p style="color: #aaa">'
+        'words of a text</p></main>')
     browser.open(tmp_path/'a.html'); browser.run(axe()+';0')
     assert {v.split()[0] for v in browser.run(VIOLATIONS)}>={'image-alt', 'color-contrast'}
 
