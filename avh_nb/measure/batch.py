@@ -48,9 +48,9 @@ def _moved(v, device):
 
 def unpack_batch(
     batch, # (x, y), x, a mapping of arguments, or a function that runs a model; x may be a mapping or a tuple of arguments
-    device='cpu',
+    device='cpu', # Where the model is: tensors are moved there
 )->tuple: # Function that runs a model on it; labels or None
-    "Set apart the labels of a batch, and say how a model is called with the rest"
+    "Separate the labels of a batch from the arguments of a model"
     if callable(batch): return batch,None
     if isinstance(batch, Mapping):
         y = next((batch[k] for k in LABELS if k in batch), None)
@@ -105,7 +105,7 @@ def answer_gap(
     made: torch.Tensor, # What came out of a layer, (N, C)
     t: torch.Tensor, # What a model returns, (N, C)
 )->float: # 0 where it is the same, or its softmax or log-softmax
-    "The largest difference of what a model returns to what a layer made"
+    "The largest difference between what a model returns and what a layer made"
     if torch.equal(made.to(t.dtype).nan_to_num(), t.nan_to_num()): return 0.
     eps = 8*max(torch.finfo(made.dtype).eps, torch.finfo(t.dtype).eps)
     made,t = made.float(),t.float()
