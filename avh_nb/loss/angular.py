@@ -67,7 +67,7 @@ def _checked_weight(weight, n_classes, dtype):
     return weight.to(dtype)
 
 def _checked_engine(name, x, w, **plain):
-    "Raise `ValueError` where an engine is named that cannot compute this loss; `plain`: what only the plain form can do, and is it asked for?"
+    "Raise `ValueError` where a named engine cannot compute this loss; `plain`: what only the plain form does, and is it asked for?"
     if name is None or torch.compiler.is_compiling(): return
     asked = [what for what,so in plain.items() if so]
     if which_engine(name, x, w)!=REFERENCE and asked:

@@ -59,8 +59,7 @@ class HardnessMean(Metric):
     def update(self,
         x: torch.Tensor, # Scores (N,), or features (N, D) where class vectors are given
         y: torch.Tensor, # Labels (N,)
-        w: torch.Tensor=None, # Class vectors (C, D)
-        bias: torch.Tensor=None, # Bias of the head (C,), for scores by the softmax
+        w: torch.Tensor=None, bias: torch.Tensor=None, # Class vectors (C, D) and bias (C,) of the head
     ):
         "Add a batch"
         scores,y = batch_scores(x, y, self.n_classes, self.score, w, bias)
