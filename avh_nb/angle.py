@@ -80,8 +80,8 @@ def _in_float64(x, w, out):
 
 def arccos_(
     cos: torch.Tensor, # Cosines (N, C) of the angles of `x` and `w`, overwritten
-    x: torch.Tensor, # Features (N, D), as they came: a rounded direction would not do here
-    w: torch.Tensor, # Class vectors (C, D), as they came
+    x: torch.Tensor, # Features (N, D), not normalised: a rounded direction would not be exact enough here
+    w: torch.Tensor, # Class vectors (C, D), not normalised
     out: torch.Tensor, # Where the angles go; may be `cos`
 )->torch.Tensor: # `out`, angles (N, C)
     "arccos, with the angles for which a rounded cosine is not good enough computed again exactly"
@@ -114,9 +114,9 @@ def angle_gradients(
 def angle_changes(
     dx: torch.Tensor, # What is added to the features (N, D)
     dw: torch.Tensor, # What is added to the class vectors (C, D)
-    sine: torch.Tensor, cos: torch.Tensor, x: tuple, w: tuple, # As above
+    sine: torch.Tensor, cos: torch.Tensor, x: tuple, w: tuple, # As of angle_gradients
 )->torch.Tensor: # (N, C)
-    "What the angles change by, to first order"
+    "The change of the angles, to first order"
     (xn,x_norm),(wn,w_norm) = x,w
     of_x = (exact_product(dx, wn.T)-(dx*xn).sum(1, keepdim=True)*cos)/x_norm
     of_w = (exact_product(xn, dw.T)-(dw*wn).sum(1)*cos)/w_norm.T
@@ -172,7 +172,7 @@ def angles(
 def sine_floor(
     dtype: torch.dtype, # Of the cosine
 )->float:
-    "The smallest squared sine that a rounded cosine tells from 0, 8 roundings"
+    "The smallest squared sine that a rounded cosine can distinguish from 0: 8 roundings"
     return 8*torch.finfo(dtype).eps
 
 # %% ../nbs/angle.ipynb #77138cd5

@@ -30,7 +30,7 @@ def scale_for(
     n_classes: int, # K
     others: float=math.pi/2, # Angle to all other classes, radians
 )->float: # s
-    "The scale at which so much probability can be attained"
+    "The scale at which a given probability can be attained"
     if not 1/n_classes<probability<1: raise ValueError(f"probability: expected above 1/{n_classes} and below 1, got {probability}")
     return math.log((n_classes-1)*probability/(1-probability))/others
 
@@ -67,7 +67,7 @@ def _checked_weight(weight, n_classes, dtype):
     return weight.to(dtype)
 
 def _checked_engine(name, x, w, **plain):
-    "Raise `ValueError` where an engine is named that has no part in the loss; `plain`: what it is not made for, and is that asked?"
+    "Raise `ValueError` where a named engine cannot compute this loss; `plain`: what only the plain form does, and is it asked for?"
     if name is None or torch.compiler.is_compiling(): return
     asked = [what for what,so in plain.items() if so]
     if which_engine(name, x, w)!=REFERENCE and asked:
@@ -126,7 +126,7 @@ class Loss(nn.Module, ABC):
 
 # %% ../../nbs/loss/angular.ipynb #cd320e8a
 class _Scaled(nn.Module):
-    "What has class vectors and a scale, fixed or learnt"
+    "A module that has class vectors and a scale, fixed or learnt"
     def __init__(self, n_classes, scale, learn_scale, device=None, dtype=None):
         super().__init__()
         scale = default_scale(n_classes) if scale is None else scale
@@ -138,7 +138,7 @@ class _Scaled(nn.Module):
     @property
     def scale(self): return self.fixed_scale if self.log_scale is None else self.log_scale.exp()
     @property
-    def angular_scale(self): return self.fixed_scale or self.log_scale.detach().exp().item() # by which `score_model` knows such a head
+    def angular_scale(self): return self.fixed_scale or self.log_scale.detach().exp().item() # `score_model` knows such a head by it
     def extra_repr(self):
         return f"{self.weight.shape[1]}, {len(self.weight)}, scale={self.angular_scale:.3g}, learn_scale={self.log_scale is not None}"
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -170,7 +170,7 @@ class AngularLinear(_Scaled):
         out_features: int, # C
         scale: float=None, # s > 0; None: the one at which 0.99 can be attained
         learn_scale: bool=False, # Train s too?
-        device=None, dtype=None,
+        device=None, dtype=None, # Of the parameters
     ):
         super().__init__(out_features, scale, learn_scale, device, dtype)
         self.in_features,self.out_features,self.bias = in_features,out_features,None
@@ -180,7 +180,10 @@ class AngularLinear(_Scaled):
         "Draw class vectors as `nn.Linear` does; a learnt scale is again the first"
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.log_scale is not None: nn.init.constant_(self.log_scale, math.log(self.first_scale))
-    def forward(self, x): # Features (..., D) to logits (..., C)
+    def forward(self,
+        x: torch.Tensor, # Features (..., D)
+    )->torch.Tensor: # (..., C)
+        "The logits"
         return _layer_logits(x, self.weight, self.scale)
 
 # %% ../../nbs/loss/angular.ipynb #43e87526
@@ -195,7 +198,7 @@ class AVHLoss(_Scaled, Loss):
         weight: torch.Tensor=None, # Of each class (C,)
         ignore_index: int=-100, # Samples with this label do not count
         reduction: str='mean', # 'mean', 'sum' or 'none'
-        label_smoothing: float=0.,
+        label_smoothing: float=0., # From 0 to 1
         engine: str=None, # As of avh_loss
     ):
         if w is None and not (in_features and out_features): raise ValueError("in_features, out_features: expected both, or w")
@@ -203,5 +206,5 @@ class AVHLoss(_Scaled, Loss):
         self.weight = nn.Linear(in_features, out_features, bias=False).weight if w is None else w
         self.register_buffer('class_weight', weight)
         self.options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing, engine=engine)
-    def forward(self, x, y): return avh_loss(x, self.weight, y, self.scale, self.class_weight, **self.options)
-    def logits(self, x): return angular_logits(x, self.weight, self.scale)
+    def forward(self, x, y): "The loss"; return avh_loss(x, self.weight, y, self.scale, self.class_weight, **self.options)
+    def logits(self, x): "Scores to predict by"; return angular_logits(x, self.weight, self.scale)

@@ -23,9 +23,9 @@ class SoftmaxLoss(Loss):
         super().__init__()
         self.linear,self.label_smoothing = nn.Linear(in_features, out_features),label_smoothing
     @property
-    def weight(self): return self.linear.weight
-    def logits(self, x): return self.linear(x)
-    def forward(self, x, y): return F.cross_entropy(self.logits(x), y, label_smoothing=self.label_smoothing)
+    def weight(self): "Class vectors (C, D)"; return self.linear.weight
+    def logits(self, x): "Scores to predict by"; return self.linear(x)
+    def forward(self, x, y): "The loss"; return F.cross_entropy(self.logits(x), y, label_smoothing=self.label_smoothing)
 
 # %% ../../nbs/loss/family.ipynb #0f24647f
 class MetricLoss(Loss):
@@ -36,11 +36,11 @@ class MetricLoss(Loss):
         super().__init__()
         self.inner = inner
     @property
-    def weight(self): return self.inner.W.T
+    def weight(self): "Class vectors (C, D)"; return self.inner.W.T
     def _float32(self, f, x, *args):
         with torch.autocast(x.device.type, enabled=False): return f(x.float(), *args)
-    def logits(self, x): return self._float32(self.inner.get_logits, x)
-    def forward(self, x, y): return self._float32(self.inner, x, y)
+    def logits(self, x): "Scores to predict by"; return self._float32(self.inner.get_logits, x)
+    def forward(self, x, y): "The loss"; return self._float32(self.inner, x, y)
 
 def neighbour(
     name: str, # 'cosine', 'cosface', 'arcface' or 'sphereface'
@@ -72,7 +72,7 @@ FAMILY = {
     **{name: _of_family(name) for name in ('cosine', 'cosface', 'arcface', 'sphereface')}}
 
 def named_loss(
-    name: str, # Of FAMILY
+    name: str, # A key of FAMILY
     in_features: int,  # D
     out_features: int, # C
     **options, # scale, margin and label_smoothing; a loss without a place for one leaves it alone

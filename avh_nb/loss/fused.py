@@ -20,7 +20,7 @@ SAFE_EXPONENT = 80 # exp(-80) is still a normal float32
 def _cut(n, parts): return [slice(i*n//parts, (i+1)*n//parts) for i in range(parts) if (i+1)*n//parts>i*n//parts]
 
 def _block_sums(engine, k, x, w, y, norms, label_angle, scale, largest):
-    "From features of a block to `k` (C, B), that of which gradients are made; sums over the other classes, and the offset of exponents"
+    "Fill `k` (C, B), from which gradients are made; returns sums over the other classes, and the offset of exponents"
     (x_norm,w_norm),parts = norms,_cut(len(w), engine.n_parts)
     def multiply(p): engine.inner_products(w[p], x, k[p])
     def sums(p, offset=None): return engine.exponential_sums(k[p], x_norm, w_norm[p], y-p.start, scale, offset)
@@ -59,12 +59,12 @@ def loss_and_gradients(
     x: torch.Tensor, # (N, D)
     w: torch.Tensor, # (C, D)
     y: torch.Tensor, # (N,), int64; -1 where the label is not among these classes
-    share: torch.Tensor, # (N,)
+    share: torch.Tensor, # (N,): the weight of each sample
     scale: float, # s
     norms: tuple, # Of the rows of `x` and of `w`
     gradients: bool, # Are they wanted?
-    engine: LossEngine,
-    sum_up=lambda t: t, # Over those who hold the other classes, if anybody does
+    engine: LossEngine, # What works on a block
+    sum_up=lambda t: t, # A sum over the processes that hold the other classes, if there are any
     largest=lambda t: t, # The same, for a maximum
 )->tuple: # Sum over samples of share * cross-entropy of angular logits; and its gradients in x and w, or two times None
     "The loss and both gradients in one pass over blocks of samples"
@@ -72,7 +72,7 @@ def loss_and_gradients(
     x,w = x.detach(),w.detach() # threads do not know that no gradient is asked for here
     n_rows = max(1, min(ROWS, BLOCK//c))
     own = _label_angles(engine, x, w, y, norms)
-    own[0] = sum_up(own[0]) # only one of those who hold classes knows it
+    own[0] = sum_up(own[0]) # only the process that holds the class of the label knows it
     factor,buffer,total = torch.empty_like(share),x.new_empty(c*min(n_rows, n)),x.new_zeros(())
     gx,gw = (torch.empty_like(x), (torch.empty_like if n else torch.zeros_like)(w)) if gradients else (None, None)
     for rows in slices(n, n_rows):
@@ -115,9 +115,9 @@ def fused_loss(
     x: torch.Tensor, # Features (N, D), float32 or float64
     w: torch.Tensor, # Class vectors (C, D), of the same type
     y: torch.Tensor, # Labels (N,), int64 from 0 to C-1
-    share: torch.Tensor, # (N,): what each sample counts
+    share: torch.Tensor, # (N,): the weight of each sample
     scale: float, # s > 0
-    engine: LossEngine=None, # Who works on a block; None: PyTorch
+    engine: LossEngine=None, # What works on a block; None: PyTorch
 )->torch.Tensor: # A single number
     "Cross-entropy of angular logits, summed over samples by their share; memory for one block of rows, and no N x C matrix"
     norms = torch.linalg.vector_norm(x.detach(), dim=1),torch.linalg.vector_norm(w.detach(), dim=1)

@@ -59,7 +59,7 @@ def angular_logits(
     scale, # s > 0: a number, or a tensor of one element
     y: torch.Tensor=None, # Labels (N,), to whose classes the angles are right to the last digits; None: those to the nearest class are
 )->torch.Tensor: # (N, C) from 0 to s * pi; float32 where `x` and `w` are half precision
-    "s(π − A(x, w_c)), the logits of the AVH loss, with a gradient that is finite everywhere; autocast has no say in it"
+    "s(π − A(x, w_c)), the logits of the AVH loss, with a gradient that is finite everywhere; not affected by autocast"
     check_scale(scale)
     dtype,function = compute_dtype(x, w),_InGraph if torch.compiler.is_compiling() else _LossAngles
     return scale*(math.pi-function.apply(x.to(dtype), w.to(dtype), y))
@@ -69,7 +69,7 @@ def plain_loss(
     x: torch.Tensor, # Features (N, D)
     w: torch.Tensor, # Class vectors (C, D)
     y: torch.Tensor, # Labels (N,)
-    share: torch.Tensor, # (N,): what each sample counts
+    share: torch.Tensor, # (N,): the weight of each sample
     scale: float, # s > 0
 )->torch.Tensor: # A single number
     "Cross-entropy of angular logits through autograd: for any input, and differentiable twice"

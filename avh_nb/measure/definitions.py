@@ -13,7 +13,7 @@ from ..core import optional
 
 # %% ../../nbs/measure/definitions.ipynb #59f7bc28
 class Definition(NamedTuple):
-    "What there is to know about a score"
+    "All there is to know about a score"
     hard: str # Which end is hard: 'high' or 'low'
     formula: str # With z = xWᵀ + b, p = softmax(z) and the angle A; y is the label
     label: str # In figures
@@ -22,7 +22,9 @@ class Definition(NamedTuple):
     source: str='' # '' where the paper or common use is
 
     @property
-    def by_angle(self): return 'A(' in self.formula # and not by the softmax or the length
+    def by_angle(self):
+        "Is it made of angles, and not of the softmax or the length?"
+        return 'A(' in self.formula
 
 SCORES = dict(
     confidence=Definition('low', 'p_y = softmax(z)_y with z = xWᵀ + b; p of the predicted class where there is no label', 'confidence',

@@ -35,7 +35,7 @@ ANEW = WeightNorm, SpectralNorm, BasePruningMethod # hooks that make a weight be
 def class_vectors(
     layer: nn.Module, # See is_head
 )->torch.Tensor: # (C, D), without gradient
-    "The weight of a layer in evaluation mode, as it is now; `ValueError` where the layer can be no head"
+    "The weight of a layer in evaluation mode, as it is now; `ValueError` where the layer cannot be a head"
     if not is_head(layer): raise ValueError(f"layer: expected an nn.Linear or a 1 x 1 convolution, got {type(layer).__name__}")
     with evaluating(layer):
         for hook in layer._forward_pre_hooks.values():
@@ -52,7 +52,7 @@ class Head:
 
     @classmethod
     def of(cls, layer):
-        "What a layer is made of in evaluation mode, as it is now; `ValueError` where it can be no head"
+        "A layer taken apart in evaluation mode, as it is now; `ValueError` where it cannot be a head"
         w,bias = class_vectors(layer),getattr(layer, 'bias', None)
         return cls(w, None if bias is None else bias.detach(), getattr(layer, 'angular_scale', None))
 
@@ -64,7 +64,7 @@ class Head:
         return x
 
     def logits(self, x):
-        "Of features (N, D) the logits (N, C) by the definition"
+        "The logits (N, C) of features (N, D), by the definition"
         if self.scale is not None: return self.scale*(math.pi-angles(x, self.w))
         dtype = compute_dtype(x, self.w)
         z = exact_product(x.to(dtype), self.w.to(dtype).T)
@@ -73,7 +73,7 @@ class Head:
 # %% ../../nbs/measure/head.ipynb #104d170d
 @patch
 def unreported(self: Head, x, y=None, engine=None)->Scores:
-    "What `score` gives, without a word on what is NaN in it"
+    "What `score` gives, without a warning about what is NaN in it"
     if len(self.w)==1:
         raise ValueError("head: has one output, and the softmax of one class is 1 for every sample. What works: a head of two classes; "
             "or, where it is read by a sigmoid, avh_nb.score(features, torch.cat([-w, w])/2, labels, bias=torch.cat([-b, b])/2)")
@@ -124,7 +124,7 @@ def _misses(head, x, made):
 
 @torch.no_grad()
 def check_logits(
-    head: Head,
+    head: Head, # Class vectors, bias and scale of the layer
     x: torch.Tensor, # Features (N, D) that entered the layer
     made: torch.Tensor, # What came out
     name: str, # Of the layer, for the error
@@ -189,7 +189,7 @@ def named_head(
     model: nn.Module, # A classifier
     name: str, # Of its head
 )->nn.Module:
-    "The layer of that name; `ValueError` where there is none, or one that can be no head"
+    "The layer of that name; `ValueError` where there is none, or where it cannot be a head"
     modules = dict(bare(model)[0].named_modules())
     layer = modules.get(name, {_unwrapped(n): m for n,m in reversed(modules.items())}.get(_unwrapped(name)))
     if layer is None:

@@ -82,7 +82,7 @@ def _hand_over(error, parts):
 
 def score_model(
     model: nn.Module, # A classifier that ends in a linear layer: of torchvision, timm, transformers or your own
-    loader, # Gives batches: (x, y), x, or dictionaries, as unpack_batch takes them; without labels the scores speak of the predicted class
+    loader, # Gives batches: (x, y), x, or dictionaries, as unpack_batch takes them; without labels: scores of the predicted class
     head: str=None, # Name of the linear layer; None finds it on the first batch
     on_invalid: str='warn', # What to do about samples whose features are zero or not finite: 'warn' and give NaN, or 'raise'
     progress: bool=True, # Show a progress bar?

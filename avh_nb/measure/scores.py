@@ -77,7 +77,7 @@ def scores_of(
     t: Tally, # Of all classes, each sample with one held out
     n_classes: int, # C
 )->dict: # Name of a score to (N,) float64; classes int64. All fields of Scores but the norm
-    "All scores that a tally can tell"
+    "All scores that follow from a tally"
     alone,single = t.largest_class<0,t.nearest==math.inf # no other class that can be predicted; none at all
     d = t.logit-t.largest # infinite where it is alone
     top,q,bounded = d>=0,(-d.abs()).exp(),d.clamp(-1e4, 1e4) # exp(-1e4) is 0, and times infinity it would be no number
@@ -145,10 +145,10 @@ def _checked_bias(bias, scale, x, n_classes, dtype):
 
 @torch.no_grad()
 def unreported_scores(
-    x: torch.Tensor, # As of score, and so are the others
-    w: torch.Tensor, y: torch.Tensor=None, bias: torch.Tensor=None, scale: float=None, engine: str=None,
+    x: torch.Tensor, # As of score
+    w: torch.Tensor, y: torch.Tensor=None, bias: torch.Tensor=None, scale: float=None, engine: str=None, # As of score
 )->Scores:
-    "What `score` gives, without a word on samples whose features have no direction: NaN, and -1 for a class"
+    "What `score` gives, without its warning: NaN scores, and -1 for a class, where features have no direction"
     check_features(x, w)
     x,n,c,dtype = x.detach(),len(x),len(w),compute_dtype(x, w)
     if y is not None: y = check_labels(y, n, c).to(x.device)
@@ -166,7 +166,7 @@ def unreported_scores(
 def score(
     x: torch.Tensor, # Features (N, D), any floating dtype
     w: torch.Tensor, # Class vectors (C, D)
-    y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them all scores speak of the predicted class
+    y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them all scores are those of the predicted class
     bias: torch.Tensor=None, # Bias of the head (C,); enters the softmax scores, never the angles; -inf: a class that is never predicted
     on_invalid: str='warn', # What to do about zero or non-finite rows of `x`: 'warn' and give NaN, or 'raise'
     scale: float=None, # s of a head whose logits are s(π − A), as AngularLinear makes them; None: logits are x·w + bias
@@ -185,8 +185,8 @@ def scores_from(
     angles: torch.Tensor, # Of each sample to the class vectors it meets (N, C), radians
     logits: torch.Tensor, # For these (N, C); -inf: a class that is never predicted
     norm: torch.Tensor, # Of the features (N,)
-    y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them all scores speak of the predicted class
-)->Scores: # float32 or, if an input is, float64; NaN, and -1 for a class, where a row has an entry that is no number
+    y: torch.Tensor=None, # Labels (N,), integers from 0 to C-1; without them all scores are those of the predicted class
+)->Scores: # float32 or, if an input is, float64; NaN, and -1 for a class, where a row has an entry that is not a number
     "All scores from angles and logits; `ValueError` on bad shapes, labels, or angles that are not from 0 to pi"
     if not isinstance(angles, torch.Tensor) or angles.ndim!=2 or angles.shape[1]==0:
         raise ValueError(f"angles: expected shape (N, C) with one class at least, as a tensor or an array, got {_shape(angles)}")

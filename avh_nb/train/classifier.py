@@ -16,12 +16,14 @@ from ..measure.network import evaluating, hear
 class Adapted:
     "A classifier as `.features(inputs)` and `.head`; the model itself is left as it is"
     def __init__(self,
-        model: nn.Module,
+        model: nn.Module, # A classifier
         head: nn.Module, # The layer of it that makes the logits
     ): self.model,self.head = model,head
     def __call__(self, inputs): return logits_of(self.model(inputs))
-    def features(self, inputs):
-        "What enters the head (N, D)"
+    def features(self,
+        inputs: torch.Tensor, # As the model takes them
+    )->torch.Tensor: # (N, D)
+        "What enters the head"
         seen = []
         handle = hear(self.head, lambda entered, out: seen.append(entered))
         try: self.model(inputs)

@@ -32,13 +32,13 @@ class Learner(Training):
     word = 'epoch'
     def __init__(self,
         model: torch.nn.Module, # With `.features(images) and .head`
-        train: Images,
-        epochs: int,
+        train: Images, # With a label for each
+        epochs: int, # Passes over the images
         lr: float=0.1, # Peak of the schedule
         schedule: str='cycle', # 'cycle': up and down once; 'steps': divided by 10 after each third
-        weight_decay: float=5e-4,
-        batch_size: int=256,
-        label_smoothing: float=0.,
+        weight_decay: float=5e-4, # Of SGD
+        batch_size: int=256, # At most as many as there are images
+        label_smoothing: float=0., # From 0 to 1
         augment=None, # Function (bytes, generator) -> bytes, such as avh_nb.data.images.mirror
         seed: int=0, # Of the order of images, of augmentation and dropout; the model is made, and seeded, by the caller
         callbacks: tuple=(), # Objects with after_epoch(learner), and perhaps before_fit(learner)
@@ -72,7 +72,7 @@ def _check(self: Learner, model, train):
 @patch
 def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device):
     "Place the model, and make optimizer and schedule"
-    AcceleratorState._reset_state(reset_partial_state=True) # Accelerate keeps one state a process; every learner has its own
+    AcceleratorState._reset_state(reset_partial_state=True) # Accelerate keeps one state per process; every learner has its own
     self.accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device=='cpu')
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=weight_decay, nesterov=True)
     self.model,self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
@@ -106,7 +106,7 @@ def parts(self: Learner):
 # %% ../../nbs/train/learner.ipynb #90918808
 @patch
 def batch(self: Learner, index, generator=None):
-    "Normalised floats and labels of some images; augmented if there is a generator"
+    "Normalised floats and labels of the images `index`; augmented if there is a generator"
     x = self.train.x[index]
     if self.augment and generator is not None: x = self.augment(x, generator)
     return self._floats(x),self.train.y[index].to(self.device)
@@ -132,7 +132,7 @@ def updates(self: Learner, generator):
 
 @patch
 def report(self: Learner, loss):
-    "Loss and accuracy on the images as they were trained on, and the time"
+    "Mean loss and accuracy on the images as they were trained on, from the sum of the losses; and the time"
     n = self.steps*self.batch_size
     return dict(epoch=self.epoch+1, loss=loss/n, accuracy=self.right/n, seconds=time.perf_counter()-self.started)
 
@@ -150,8 +150,11 @@ def after_round(self: Learner):
 
 @patch
 @torch.no_grad()
-def features(self: Learner, images: Images, batch_size: int=500):
-    "What enters the head for each image (N, D), in float32 and evaluation mode; with the head it gives the logits"
+def features(self: Learner,
+    images: Images, # Any
+    batch_size: int=500, # Images at a time
+)->torch.Tensor: # (N, D)
+    "What enters the head for each image, in float32 and evaluation mode; with the head it gives the logits"
     model,parts = self.bare_model.eval(),[]
     for x in images.x.split(batch_size):
         x = self._floats(x)

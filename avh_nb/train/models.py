@@ -23,12 +23,18 @@ class Classifier(nn.Module):
         super().__init__()
         self.body,self.head = body,nn.Linear(n_features, n_classes, bias=bias)
         self.standardise = nn.BatchNorm1d(n_features, affine=False) if signed else nn.Identity()
-    def features(self, x): return self.standardise(self.body(x))
-    def forward(self, x): return self.head(self.features(x))
+    def features(self, x): "What enters the head (N, D)"; return self.standardise(self.body(x))
+    def forward(self, x): "Logits (N, C)"; return self.head(self.features(x))
 
 # %% ../../nbs/train/models.ipynb #8f063a25
-def conv_bn(n_in, n_out, stride=1, kernel=3, activation=True):
-    "Convolution without bias, batch normalisation, and (unless `activation=False`) ReLU"
+def conv_bn(
+    n_in: int, # Channels
+    n_out: int, # Channels
+    stride: int=1, # Of the convolution
+    kernel: int=3, # Pixels on a side
+    activation: bool=True, # End in a ReLU?
+)->nn.Sequential:
+    "Convolution without bias, batch normalisation, and ReLU"
     layers = [nn.Conv2d(n_in, n_out, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(n_out)]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if activation else []))
 
@@ -37,7 +43,12 @@ def pool_flatten():
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../../nbs/train/models.ipynb #86ad6f5d
-def alexnet(n_classes=10, bias=True, signed=False, width=1.):
+def alexnet(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+)->Classifier:
     "AlexNet at CIFAR scale: five convolutions with early strides, dropout, one fully connected layer before the head"
     c = [int(width*n) for n in (32, 64, 96, 96, 64, 256)]
     def conv(n_in, n_out, k, stride=1): return nn.Sequential(nn.Conv2d(n_in, n_out, k, stride, k//2), nn.ReLU(inplace=True))
@@ -47,7 +58,12 @@ def alexnet(n_classes=10, bias=True, signed=False, width=1.):
         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16*c[4], c[5]), nn.ReLU(inplace=True))
     return Classifier(body, c[5], n_classes, bias, signed)
 
-def vgg(n_classes=10, bias=True, signed=False, width=1.):
+def vgg(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+)->Classifier:
     "VGG at CIFAR scale: pairs of 3 x 3 convolutions with batch normalisation, halving the image after each pair"
     c = [int(width*n) for n in (16, 64, 128, 128)]
     layers,n_in = [],3
@@ -59,13 +75,23 @@ def vgg(n_classes=10, bias=True, signed=False, width=1.):
 # %% ../../nbs/train/models.ipynb #884542fb
 class ResidualBlock(nn.Module):
     "Two 3 x 3 convolutions and a shortcut around them"
-    def __init__(self, n_in, n_out, stride=1):
+    def __init__(self,
+        n_in: int, # Channels
+        n_out: int, # Channels
+        stride: int=1, # Of the first convolution
+    ):
         super().__init__()
         self.convs = nn.Sequential(conv_bn(n_in, n_out, stride), conv_bn(n_out, n_out, activation=False))
         self.shortcut = nn.Identity() if n_in==n_out and stride==1 else conv_bn(n_in, n_out, stride, 1, activation=False)
-    def forward(self, x): return F.relu(self.convs(x) + self.shortcut(x))
+    def forward(self, x): "Maps to maps"; return F.relu(self.convs(x) + self.shortcut(x))
 
-def resnet(n_classes=10, bias=True, signed=False, width=1., blocks=(1,1,1)):
+def resnet(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+    blocks: tuple=(1,1,1), # Residual blocks of each stage
+)->Classifier:
     "ResNet at CIFAR scale: stages of residual blocks, then the mean over the image"
     c = [int(width*n) for n in (16, 64, 128)]
     layers,n_in = [conv_bn(3, c[0])],c[0]
@@ -77,12 +103,21 @@ def resnet(n_classes=10, bias=True, signed=False, width=1., blocks=(1,1,1)):
 # %% ../../nbs/train/models.ipynb #7f70bc99
 class DenseLayer(nn.Module):
     "Normalise, rectify, convolve to `growth` channels, and append them to the input"
-    def __init__(self, n_in, growth):
+    def __init__(self,
+        n_in: int, # Channels
+        growth: int, # Channels that are appended
+    ):
         super().__init__()
         self.layer = nn.Sequential(nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, growth, 3, padding=1, bias=False))
-    def forward(self, x): return torch.cat([x, self.layer(x)], 1)
+    def forward(self, x): "The input, with more channels"; return torch.cat([x, self.layer(x)], 1)
 
-def densenet(n_classes=10, bias=True, signed=False, width=1., depth=3):
+def densenet(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+    depth: int=3, # Layers per block
+)->Classifier:
     "DenseNet at CIFAR scale: three blocks in which every layer sees all layers before it, halved between blocks"
     growth = int(32*width)
     n,layers = growth,[conv_bn(3, growth, stride=2)]
@@ -94,7 +129,13 @@ def densenet(n_classes=10, bias=True, signed=False, width=1., depth=3):
     return Classifier(nn.Sequential(*layers, nn.BatchNorm2d(n), nn.ReLU(inplace=True), pool_flatten()), n, n_classes, bias, signed)
 
 # %% ../../nbs/train/models.ipynb #911e8fea
-def cnn9(n_classes=10, bias=True, signed=False, width=1., in_channels=3):
+def cnn9(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+    in_channels: int=3, # Of the images
+)->Classifier:
     "CNN-9, the paper's for domain generalisation: three stages of three 3 x 3 convolutions, each halving the image, and a linear layer"
     c = [int(width*n) for n in (64, 128, 256)]
     layers,n_in = [],in_channels
@@ -107,7 +148,12 @@ def cnn9(n_classes=10, bias=True, signed=False, width=1., in_channels=3):
 FAMILIES = dict(alexnet=alexnet, vgg=vgg, resnet=resnet, densenet=densenet)
 
 # %% ../../nbs/train/models.ipynb #b44012f0
-def small_cnn(n_classes=10, bias=True, signed=False, width=1.):
+def small_cnn(
+    n_classes: int=10, # C
+    bias: bool=True, # Give the head a bias?
+    signed: bool=False, # Features of both signs?
+    width: float=1., # Factor on all numbers of channels
+)->Classifier:
     "Three convolutions and a fully connected layer, for grey images of 8 x 8 pixels and more"
     c = [int(width*n) for n in (16, 32, 64)]
     body = nn.Sequential(conv_bn(1, c[0]), conv_bn(c[0], c[1]), nn.MaxPool2d(2), conv_bn(c[1], c[1]),
@@ -121,7 +167,7 @@ class _LiteBody(nn.Module):
 
 def efficientnet_lite(
     n_classes: int=None, # A new head for so many classes; None keeps the pretrained one for the 1,000 of ImageNet
-    bias: bool=True,
+    bias: bool=True, # Give a new head a bias?
     pretrained: bool=True, # Load the ImageNet weights?
     which: str='0', # Of the family: '0', '1' or '2', which is the largest
 )->Classifier:

@@ -17,7 +17,7 @@ from .checkpoint import Keeper, LastRound
 def hold_out(
     n: int, # Samples
     share: float, # To hold out
-    seed: int,
+    seed: int, # Of the choice
 )->tuple: # Indices that are held out, indices to train on
     "Two random parts of the samples, none of them empty if there are two samples"
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -32,7 +32,7 @@ def check_whole(**counts):
             raise ValueError(f"{name}: expected a whole number of at least 1, got {n!r}")
 
 def one_cycle(
-    optimizer,
+    optimizer, # Of PyTorch
     peak: float, # Learning rate, after a quarter of the updates
     total: int, # Updates of the whole training
 ): # A schedule of PyTorch
@@ -65,12 +65,12 @@ class Training:
         "Do the updates of one round, and yield the loss of each; all that is random comes from `generator`, or from PyTorch's own"
         raise NotImplementedError
     def report(self, loss):
-        "The row of the history for a round, from the sum of its losses"
+        "The row of the history for a round; `loss` is the sum of its losses"
         raise NotImplementedError
-    def data(self): return {} # fingerprints of what it learns from, by name
+    def data(self): "Fingerprints of what it learns from, by name"; return {}
     def begin(self): "Called before the first round, and not where a run goes on"
     def after_round(self): "Called after each round, before it is saved"
-    def extra(self): return {} # more to save (JSON)
+    def extra(self): "More to save, as JSON"; return {}
     def restore(self, info): "Take back what `extra` gave"
 
 # %% ../../nbs/train/training.ipynb #25dff183
@@ -95,7 +95,9 @@ def resume(self: Training):
         if self.history: self.save() # it has a row for the model as it came
 
 @patch
-def one_round(self: Training, bar):
+def one_round(self: Training,
+    bar, # A progress bar, such as tqdm
+):
     "Train one round and write its row of the history"
     generator,total = seeded(self.seed, len(self.history)),0.
     for loss in self.updates(generator):

@@ -51,8 +51,8 @@ def digit_images(
 @cache
 def domain(
     name: str, # A set of digits, or one of PACS
-    statistics_of: str, # The domain whose mean and deviation it is standardised by; those of another clip PACS at 10 deviations
-    device: str='cpu',
+    statistics_of: str, # The domain whose mean and deviation are used; those of another clip PACS at 10 deviations
+    device: str='cpu', # 'cpu' or 'cuda'
 )->Domain:
     "A domain of PACS as cached features, or of digits as images"
     if name not in PACS_DOMAINS: return Domain.of(digit_images(name), Normalise(digit_images(statistics_of)))
@@ -82,10 +82,10 @@ def _source_network(source, settings, seed, device):
     return SelfTrainer(network(c), here, here, rounds, steps=c['steps'], lr=c['lr'], seed=seed, device=device, progress=False).fit()
 
 def source_network(
-    config: dict, # SOURCE_KEYS of it count
+    config: dict, # Only its SOURCE_KEYS matter
     source: str, # The domain
-    seed: int,
-    device: str='cpu',
+    seed: int, # Of the run
+    device: str='cpu', # 'cpu' or 'cuda'
 )->SelfTrainer: # The trainer at the end of its source rounds
     "The network that has learnt the source; trained the first time it is asked for"
     return _source_network(source, tuple((k, config[k]) for k in SOURCE_KEYS), seed, device)
@@ -103,8 +103,8 @@ def schedule(
 
 def adapt(
     config: dict, # Of one run
-    seed: int,
-    device: str='cpu',
+    seed: int, # Of the run
+    device: str='cpu', # 'cpu' or 'cuda'
 )->SelfTrainer: # At the end of its training
     "Train on the source, then take the network to the target"
     source,target = config['source'],config['target']

@@ -15,15 +15,17 @@ from ..train.training import Training, check_whole, hold_out, one_cycle
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #efcd9b5e
 class DomainAlgorithm(nn.Module):
-    "What learns from several domains at once; its `optimizer`, and `scheduler` if it has one, go into a checkpoint"
+    "An algorithm that learns from several domains at once; its `optimizer`, and `scheduler` if it has one, go into a checkpoint"
     optimizer = scheduler = None
     def update(self,
         minibatches: list, # One (x, y) per training domain
     )->float: # The loss
         "One step of training"
         raise NotImplementedError
-    def predict(self, x): # Inputs (B, ...) to scores (B, C), in evaluation mode
-        "Scores of the classes"
+    def predict(self,
+        x: torch.Tensor, # Inputs (B, ...)
+    )->torch.Tensor: # (B, C)
+        "Scores of the classes, in evaluation mode"
         raise NotImplementedError
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #718810d8
@@ -34,7 +36,7 @@ class ERM(DomainAlgorithm):
         loss: nn.Module, # With loss(features, labels), loss.logits(features) and loss.weight, as in avh_nb.loss.angular
         steps: int, # Of the whole training
         lr: float=.01, # Peak
-        weight_decay: float=5e-4,
+        weight_decay: float=5e-4, # Of SGD
         mixed_precision: bool=False, # bfloat16 autocast in the body
     ):
         check_whole(steps=steps)
@@ -43,7 +45,7 @@ class ERM(DomainAlgorithm):
         self.settings = f'steps={steps}, lr={lr}, weight_decay={weight_decay}'
         self.optimizer = torch.optim.SGD(self.parameters(), lr, momentum=.9, weight_decay=weight_decay, nesterov=True)
         self.scheduler = one_cycle(self.optimizer, lr, steps+1)
-    def extra_repr(self): return self.settings
+    def extra_repr(self): "The settings, by which a checkpoint knows it"; return self.settings
 
     def features(self, x):
         "What enters the loss (B, D)"
@@ -69,7 +71,7 @@ def check_domains(
     train: list, # Of Domain
     test: list, # Of Domain
 ):
-    "Raise `ValueError` unless all have labels, the same classes and names of their own, and none is both trained on and left out"
+    "Raise `ValueError` unless all have labels, the same classes and different names, and none is both trained on and left out"
     for name,domains in (('train', train), ('test', test)):
         if not domains: raise ValueError(f"{name}: expected at least one domain")
         for d in domains:
@@ -88,7 +90,7 @@ class DomainTrainer(Training):
     "Trains an algorithm on some domains and follows it on others that it never sees"
     word = 'check'
     def __init__(self,
-        algorithm: DomainAlgorithm,
+        algorithm: DomainAlgorithm, # Such as ERM
         train: list, # Of Domain
         test: list, # Of Domain: left out
         checks: int=10, # How often to look
@@ -98,7 +100,7 @@ class DomainTrainer(Training):
         selection=None, # Which check to end with, a rule of avh_nb.train.checkpoint; None: training-domain validation
         seed: int=0, # Of the held-out parts, the order of samples, augmentation and dropout; the caller makes and seeds the algorithm
         checkpoint=None, # File to save to after each check and to resume from if it exists
-        device: str='cpu',
+        device: str='cpu', # 'cpu' or 'cuda'
         progress: bool=True, # Show a progress bar?
     ):
         check_domains(train, test)
@@ -112,13 +114,18 @@ class DomainTrainer(Training):
             selection=selection.name, seed=seed, train=[d.name for d in train], test=[d.name for d in test])
         super().__init__(checks, steps, seed, identity, selection, checkpoint, progress)
 
-    def data(self): return {f'{k} of {d.name}': v for d in self.train+self.test for k,v in d.fingerprint().items()}
-    def parts(self): return self.algorithm,self.algorithm.optimizer,self.algorithm.scheduler
+    def data(self):
+        "Fingerprints of all domains"
+        return {f'{k} of {d.name}': v for d in self.train+self.test for k,v in d.fingerprint().items()}
+    def parts(self): "Algorithm, optimizer and schedule"; return self.algorithm,self.algorithm.optimizer,self.algorithm.scheduler
 
 # %% ../../nbs/transfer/leave_one_out.ipynb #7b461b07
 @patch
-def accuracy(self: DomainTrainer, domain, index=None):
-    "Share of right predictions on some samples, all by default; and on those of each class"
+def accuracy(self: DomainTrainer,
+    domain, # A domain of the same classes
+    index: torch.Tensor=None, # Of its samples; None: all of them
+)->tuple: # A share, and a list with one share per class
+    "Share of right predictions, on these samples and on those of each class"
     index = torch.arange(len(domain)) if index is None else index
     y = domain.y[index]
     hit = torch.cat([self.algorithm.predict(domain.inputs(i, None).to(self.device)).argmax(1).cpu() for i in index.split(500)])==y
@@ -126,14 +133,18 @@ def accuracy(self: DomainTrainer, domain, index=None):
     return hit.double().mean().item(),of_class
 
 @patch
-def updates(self: DomainTrainer, generator):
+def updates(self: DomainTrainer,
+    generator: torch.Generator, # For the order of samples and their augmentation
+):
     "One batch of each training domain at a time; yields the losses"
     index = [used[batches(len(used), self.batch_size, self.steps, generator)] for used in self.used]
     for rows in zip(*index):
         yield self.algorithm.update([(d.inputs(i, generator).to(self.device), d.y[i].to(self.device)) for d,i in zip(self.train, rows)])
 
 @patch
-def report(self: DomainTrainer, loss):
+def report(self: DomainTrainer,
+    loss: float, # Summed over the updates since the last check
+)->dict:
     "The row of the history: accuracy on the held-out part of each training domain, and on the domains left out"
     row = dict(step=(len(self.history)+1)*self.steps, loss=loss/self.steps)
     for d,i in zip(self.train, self.held_out): row[f'validation {d.name}'] = self.accuracy(d, i)[0]

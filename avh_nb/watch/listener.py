@@ -33,7 +33,9 @@ class Listener:
         if layer is not None: self._hook(head, layer)
         self.context = ExitStack()
         self.context.enter_context(eager()) # a compiled model would pass by unheard
-    def expect(self, labels):
+    def expect(self,
+        labels, # (n,) of the samples that come next
+    ):
         "Announce the labels of samples that are about to come"
         self.pending.append(torch.as_tensor(labels).flatten().cpu())
     def clear(self):
@@ -97,7 +99,7 @@ def _labels(self: Listener, n):
 
 @patch
 def frame(self: Listener):
-    "The scores so far, one row per sample, with `label` where labels are known"
+    "The scores so far, one row per sample, with a column `label` where labels are known"
     if not self.parts:
         raise ValueError("model: no sample passed its head in evaluation mode; call model.eval() and the model itself"+unheard(self.model))
     if self.pending: raise ValueError(f"labels: {sum(map(len, self.pending))} labels more than samples")

@@ -56,8 +56,12 @@ class HardnessMean(Metric):
     def higher_is_better(self):
         "Is the high end the easy one? None for a score that is not in the table"
         return SCORES[self.score].hard=='low' if self.score in SCORES else None
-    def update(self, x, y, w=None, bias=None):
-        "Add a batch; arguments as of `batch_scores`"
+    def update(self,
+        x: torch.Tensor, # Scores (N,), or features (N, D) where class vectors are given
+        y: torch.Tensor, # Labels (N,)
+        w: torch.Tensor=None, bias: torch.Tensor=None, # Class vectors (C, D) and bias (C,) of the head
+    ):
+        "Add a batch"
         scores,y = batch_scores(x, y, self.n_classes, self.score, w, bias)
         known,total = ~scores.isnan(),getattr(self, f'{self.score}_sum')
         total.index_add_(0, y[known], scores[known].to(total.dtype))

@@ -25,7 +25,7 @@ _all_ = ['read_trace', 'write_parquet'] # for whoever has a tracker
 # %% ../../nbs/watch/tracker.ipynb #c0231b4c
 def trace_means(
     trace, # As read_trace gives it
-): # A pandas table, one row an epoch: means of all scores, of what was logged, and accuracy where labels are known
+): # A pandas table, one row per epoch: means of all scores, of what was logged, and accuracy where labels are known
     "A trace as curves"
     if 'label' in trace: trace = trace.assign(accuracy=(trace.pred==trace.label).astype(float))
     return trace.drop(columns=['image', 'label', *PREDICTED], errors='ignore').groupby('epoch').mean()
@@ -72,8 +72,11 @@ class Tracker(Trace):
         self.data,self.head,self.log = data,head,log
         self._check_data(); self._check_log()
         super().__init__(folder, resume)
-    def report(self, criterion=.95, patience=3)->dict:
-        "What the trace says about training so far, as `report` does"
+    def report(self,
+        criterion: float=.95, # As of the function report
+        patience: int=3, # As of the function report
+    )->dict:
+        "What the trace says about training so far, as the function `report` does"
         return report(self.trace(), criterion, patience)
 
 @patch
@@ -138,7 +141,7 @@ def keep(self: Tracker,
     epoch: int=None, # Number of finished epochs; None counts on from the last
     **logged, # Numbers to keep beside the scores, such as train_loss
 ):
-    "Add the scores of one epoch to the trace, and tell the logger of them"
+    "Add the scores of one epoch to the trace, and log them"
     epoch,logged = self._checked(epoch, logged)
     super(Tracker, self).keep(frame, epoch, **logged)
     if self.log is None: return
@@ -169,7 +172,7 @@ def track(self: Tracker,
 @contextmanager
 def listen(self: Tracker,
     model: torch.nn.Module, # A classifier that ends in a linear layer, in evaluation mode within the block
-    labels=None, # (N,) in the order in which samples pass; None: scores speak of the predicted class
+    labels=None, # (N,) in the order in which samples pass; None: scores are those of the predicted class
     epoch: int=None, # Number of finished epochs; None counts on from the last
     **logged, # Numbers to keep beside the scores, such as train_loss
 ):
