@@ -40,7 +40,7 @@ def textured(
     images: Images, # White on black
     seed: int=0,
 )->Images: # Dark on light cloud, each image on its own
-    "The same images inverted, on a ground of smooth random texture"
+    "The same images with dark digits on a ground of smooth random texture"
     g = torch.Generator().manual_seed(seed)
     n,_,h,w = images.x.shape
     coarse = torch.rand(n, 1, 7, 7, generator=g)

@@ -97,7 +97,7 @@ class Interval(NamedTuple):
         return cls(float(mean), *map(float, interval(draws, level)))
 
     def verdict(self,
-        at: float=0, # What the estimate is held against
+        at: float=0, # What the estimate is compared with
     )->str: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
         "Is it above `at`?"
         return 'yes' if self.low>at else 'no' if self.high<at else 'open'

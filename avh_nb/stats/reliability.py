@@ -59,9 +59,9 @@ def spearman_brown(
 
 def models_needed(
     reliability: float, # Of one model
-    target: float=.9, # Reliability that their mean is to have
-):# An integer; infinite where the models have nothing in common
-    "How many models have to be trained until the mean of their ranks is as reliable as that"
+    target: float=.9, # Reliability that their mean should have
+): # An integer; infinite where the models have nothing in common
+    "How many models it takes until the mean of their ranks is as reliable as `target`"
     if not 0<target<1: raise ValueError(f"target: expected between 0 and 1, got {target}")
     if not reliability>0: return math.inf
     return max(1, math.ceil(target*(1-reliability)/(reliability*(1-target))-1e-9))
