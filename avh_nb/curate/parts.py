@@ -23,7 +23,7 @@ def only_classes(
 # %% ../../nbs/curate/parts.ipynb #76ea0847
 def parsed_keep(
     keep, # Names: features, probs, topk:K; a list, or text with commas
-)->tuple: # Are features kept, are probabilities, and K (0: none)
+)->tuple: # Keep features? Keep probabilities? And K (0: none)
     "What is kept beside the scores; `ValueError` for anything else"
     names = [k.strip() for k in keep.split(',')] if isinstance(keep, str) else list(keep)
     k = [n.partition(':')[2] or '5' for n in names if n.partition(':')[0]=='topk']
@@ -61,7 +61,7 @@ def part_table(
     manifest, # Arrow table of all images
     rows, # Places of these images in it
     y, # Their labels, integers; -1 where there is none
-    scores: Scores, # One row for each
+    scores: Scores, # One per image
     classes: list, # Names, one per class; empty where they have none
     kind: str, # 'unknown', 'oof' or 'in-sample'
     **columns, # More columns
