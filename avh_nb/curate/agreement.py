@@ -113,7 +113,7 @@ def usual_slips(
 
 # %% ../../nbs/curate/agreement.ipynb #4effca59
 def check_agreement(
-    label_map: LabelMap,
+    label_map: LabelMap, # The map that is checked
     label, # (N,) class of each image by the map, -1 for none
     pred, # (N,) class that the network says, -1 for none
     names=None, # Of the classes, a Vocabulary or a list; or only their number

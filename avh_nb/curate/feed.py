@@ -50,7 +50,7 @@ def prepare(
     row: int, # Place of the image
     decode, # Makes an image of bytes and a name
     transform, # Makes a tensor of an image
-    clock: Clock,
+    clock: Clock, # Adds up the time that each step takes
     threads: int=1, # That do this side by side
 )->Prepared:
     "Read, decode and prepare one image; `TypeError` where the transform makes no tensor"
@@ -79,8 +79,8 @@ def batches(
     source, # As of prepare, and so are the transform and the clock
     rows, # Places of the images, in order
     size, # Called before each batch: how many images it is to have
-    decode, transform,
-    clock: Clock,
+    decode, transform, # Makes an image of bytes and a name
+    clock: Clock, # Adds up the time that each step takes
     pool, # Of threads
     threads: int=1, # In the pool
     ahead: int=0, # Batches that are prepared while the one before is worked on
@@ -124,8 +124,8 @@ def in_pieces(
 class Extractor:
     "A network on its device, which gives features of images and the head that they enter"
     def __init__(self,
-        model: torch.nn.Module,
-        device: str='cpu',
+        model: torch.nn.Module, # A network; moved to the device
+        device: str='cpu', # Such as cpu or cuda
         dtype: torch.dtype=torch.float32, # Of autocast; float32: none
         headless: bool=False, # Take what the network returns for features where no layer of it can be a head?
         layout: torch.memory_format=torch.preserve_format, # Of its weights; convolutions are about twice as fast with channels_last

@@ -148,7 +148,7 @@ def to_fiftyone(
     if probs is not None and len(probs)!=len(frame):
         raise ValueError(f"probs: expected {len(frame)} rows, as the table has, got {len(probs)}")
     paths,known = frame['path' if 'path' in frame else 'id'].tolist(),dataset.values('filepath')
-    if len(set(paths))<len(paths): raise ValueError("frame: expected one row an image, got paths twice; give the scores of one model")
+    if len(set(paths))<len(paths): raise ValueError("frame: expected one row per image, got paths twice; give the scores of one model")
     found = same_files(paths, known)
     if not found:
         raise ValueError(f"dataset: none of its {len(known)} images is in the table; it has {shown(known[:1])} and that {shown(paths[:1])}")

@@ -56,7 +56,7 @@ class Options:
 
 # %% ../../nbs/curate/job.ipynb #c863341f
 def check_options(
-    o: Options,
+    o: Options, # Options of a run
 ):
     "Raise `ValueError` for options with values that make no sense"
     for name,values in (('on_error', ('skip', 'raise')), ('probe', ('auto', 'ridge-loo', 'logistic'))):
@@ -69,11 +69,11 @@ def check_options(
 @dataclass
 class Job:
     "Everything that is known before the first image is scored"
-    options: Options
-    source: ImageSource
-    extractor: Extractor
-    transform: object
-    choice: Choice
+    options: Options # As they were given
+    source: ImageSource # Where the images come from
+    extractor: Extractor # The network on its device
+    transform: object # Makes a tensor of an image
+    choice: Choice # The head, and the classes of the labels
     y: np.ndarray # Class of each image, int64 (N,); -1 where it has no label
     select: list # Classes that count; None: all
     parts: dict # Number of a part to places of its images, of this shard
@@ -83,9 +83,9 @@ class Job:
     address: dict # model, checkpoint and seed in the store
     allowed: int # Images that may fail
     size: int # Images of a batch
-    threads: int
+    threads: int # That read and decode
     ahead: int # Batches prepared while another is worked on
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock = field(default_factory=Clock) # Adds up the time that each step takes
 
     @property
     def n_images(self): return sum(map(len, self.parts.values()))
@@ -96,10 +96,10 @@ class Job:
 TRIES = 20 # images that are tried for a first one
 
 def met(
-    source: ImageSource,
+    source: ImageSource, # Where the images come from
     places, # Of its images, at least one
     transform, # Makes a tensor of an image
-    extractor: Extractor,
+    extractor: Extractor, # Of the network
 )->Extractor:
     "Show an extractor the first image that can be read; `ValueError` where none can"
     why = ''
@@ -110,7 +110,7 @@ def met(
     raise ValueError(f"data: none of the first {len(places[:TRIES])} images could be used; the first: {why}")
 
 def known_labels(
-    source: ImageSource,
+    source: ImageSource, # Where the images come from
     places, # Of its images
 )->list: # In order of first appearance
     "Labels of some images, each once"
@@ -135,8 +135,8 @@ def _about(source, data, options, device):
 # %% ../../nbs/curate/job.ipynb #0b7f2855
 def settle(
     model, # As of score_images, and so are the data
-    data,
-    o: Options,
+    data, # Images, as score_images takes them
+    o: Options, # Options of the run
 )->Job:
     "Bring model, images and labels together; raises `ValueError`, or `LabelMapError`, before anything is written"
     check_options(o)
@@ -169,7 +169,7 @@ def settle(
 
 # %% ../../nbs/curate/job.ipynb #ad8d6e1d
 def in_words(
-    job: Job,
+    job: Job, # What was settled
     seconds: float=None, # Time per image; None: not known
 )->str:
     "What a run would do, as text"

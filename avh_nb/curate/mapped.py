@@ -80,7 +80,7 @@ def map_scores(
     image: str='image', # Column of images
     label: str=None, # Column of classes of the network, as numbers; None: scores speak of the predicted class
     prefix: str='avh', # Of the new columns: avh_avh, avh_pred, avh_error
-    batch_size: int=64,
+    batch_size: int=64, # Images that are scored together
     **kwargs, # Of datasets' map, such as cache_file_name
 ): # The data set with scores beside
     "Score a data set of Hugging Face once: the same call finds its scores again; `ValueError` on columns that are not there"

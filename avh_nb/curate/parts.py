@@ -13,7 +13,7 @@ from ..scale.embeddings import embedding_column, embedding_field
 
 # %% ../../nbs/curate/parts.ipynb #294cfd6a
 def only_classes(
-    head: Head,
+    head: Head, # Of all classes
     classes, # Integers; None: all
 )->Head:
     "The head of some of the classes, in this order"
@@ -35,7 +35,7 @@ def parsed_keep(
 
 # %% ../../nbs/curate/parts.ipynb #e9bbe862
 def with_vectors(
-    table: pa.Table,
+    table: pa.Table, # The table that gets them
     **vectors, # Name to (N, D), tensors
 )->pa.Table:
     "A table with columns of vectors, float32"
@@ -45,7 +45,7 @@ def with_vectors(
     return table
 
 def with_probs(
-    table: pa.Table,
+    table: pa.Table, # The table that gets them
     probs: torch.Tensor, # (N, C)
     all_of_them: bool, # Keep all probabilities?
     top: int=0, # Keep so many of the largest, and their classes

@@ -59,7 +59,7 @@ def finishing():
     finally: signal.signal(signal.SIGINT, before)
 
 def check_errors(
-    job: Job,
+    job: Job, # What was settled
     errors: list, # Of all parts so far, dicts with id and reason
 ):
     "Raise `TooManyErrors` where more images failed than may"
@@ -72,7 +72,7 @@ def check_errors(
 def _columns(table): return tuple(table[c].to_numpy(zero_copy_only=False) for c in ('label', 'pred'))
 
 class Guard:
-    "Holds the network's predictions against the labels, over all parts"
+    "Compares the network's predictions with the labels, over all parts"
     def __init__(self, job, scores): # The parts that are there
         self.job,self.scores,self.known,self.warned = job,scores,[],False
         if job.choice.head=='model' and scores.done(): self.known.append(_columns(scores.table(['label', 'pred'])))
@@ -90,7 +90,7 @@ class Guard:
             self.warned = True
 
 def stores(
-    job: Job,
+    job: Job, # What was settled
     out, # Folder
 )->tuple: # StoreRun of scores, StoreRun of features or None
     "Where a job writes; `ValueError` where the folder holds other images, or a run that was made otherwise"

@@ -83,7 +83,7 @@ class LeftOut:
     squares: torch.Tensor=None # Squared length of the class vectors
 
 def left_out(
-    b: Axes,
+    b: Axes, # Axes of the regression on all samples
     ridge: float, # Penalty λ, above 0
     z: torch.Tensor, # Features of G groups of m members along the axes (G, m, R)
     y: torch.Tensor, # Their labels (G, m); -1 for unknown
@@ -147,7 +147,7 @@ def blocks_of(
 SHARES = tuple(10**(k/2) for k in range(-10, 6)) # penalties that are tried, in units of the mean square along an axis
 
 def chosen_ridge(
-    b: Axes,
+    b: Axes, # Axes of the regression on all samples
     x: torch.Tensor, # Features (N, D)
     y: torch.Tensor, # Labels (N,); -1 for unknown
     blocks: list, # Indices (G, m), as of blocks_of: what is left out

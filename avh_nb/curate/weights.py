@@ -70,7 +70,7 @@ def load_weights(
 
 # %% ../../nbs/curate/weights.ipynb #fb17a7f8
 def weights_digest(
-    model: nn.Module,
+    model: nn.Module, # A network on any device
 )->str: # 64 hexadecimal digits
     "SHA-256 over names, types, shapes and values of the weights and buffers of a network, whatever device they are on"
     digest = hashlib.sha256()

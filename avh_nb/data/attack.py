@@ -24,7 +24,7 @@ def pgd_path(
     x: torch.Tensor, # Images (N, ...), floats from 0 to 1
     y: torch.Tensor, # (N,) their labels or, with targeted, the classes to move to
     eps: float, # Largest change of a pixel, above 0 and up to 1
-    steps: int=20,
+    steps: int=20, # Number of steps
     step_size: float=None, # Change of a pixel per step; None: 2.5 eps/steps, so that every corner can be reached
     targeted: bool=False, # Move towards the classes y instead of away from them
 ):

@@ -25,7 +25,7 @@ from .images import fingerprint as digest
 class Domain:
     "Samples of one domain"
     inputs: object # Function (indices (B,), generator) -> floats (B, ...); augments only where the generator is not None
-    y: torch.Tensor # (N,) labels, int64; -1 where nobody knows them
+    y: torch.Tensor # (N,) labels, int64; -1 where they are not known
     classes: tuple # Names, one per class
     name: str # For messages and records
     stored: torch.Tensor=None # The samples that `inputs` reads, if they are in memory: all of them count in a fingerprint
@@ -35,7 +35,7 @@ class Domain:
 # %% ../../nbs/data/domain.ipynb #8dc36e87
 def spread(
     n: int, # Samples
-    most: int=200,
+    most: int=200, # Largest number of indices
 )->torch.Tensor: # Indices
     "Some of the samples, spread evenly over all"
     return torch.linspace(0, n-1, min(n, most)).round().long()
@@ -58,9 +58,9 @@ def fingerprint(self: Domain)->dict: # Of `labels` and `inputs`
 # %% ../../nbs/data/domain.ipynb #08c65372
 def batches(
     n: int, # Samples
-    batch_size: int,
+    batch_size: int, # Samples per batch
     steps: int, # Batches
-    generator: torch.Generator,
+    generator: torch.Generator, # Of the random orders
 )->torch.Tensor: # Indices (steps, batch_size)
     "Indices below `n`, through one random order of all samples after another; fewer samples than a batch are repeated within it"
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-steps*batch_size//n))]

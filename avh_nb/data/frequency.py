@@ -56,7 +56,7 @@ def noise_ceiling(
     counts, # Votes (N, C), integers, at least 2 per image
     y, # Labels (N,)
     n_splits: int=20, # Random splits to average over
-    seed: int=0,
+    seed: int=0, # Of the splits
 )->dict: # `split_half`, `reliability` (Spearman-Brown) and `ceiling` (its square root), rank correlations
     "How far any score could follow HSF, from the agreement of two random halves of the annotators"
     counts = _check_counts(counts)

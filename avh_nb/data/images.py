@@ -87,7 +87,7 @@ class Normalise:
 # %% ../../nbs/data/images.ipynb #e3d33613
 def mirror(
     x: torch.Tensor, # Images (N, channels, height, width)
-    generator: torch.Generator,
+    generator: torch.Generator, # Decides which images are mirrored
 )->torch.Tensor:
     "Mirror each image left to right with probability one half"
     return torch.where(torch.rand(len(x), generator=generator).view(-1, 1, 1, 1)<.5, x.flip(3), x)
@@ -172,7 +172,7 @@ def read_images(
 
 # %% ../../nbs/data/images.ipynb #fbe99c63
 def save_images(
-    images: Images,
+    images: Images, # In memory
     folder, # Made where it is not there
     per_class: int=None, # How many of each class; None: all
 )->int: # How many were written

@@ -29,7 +29,7 @@ def _holds_images(kind):
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 def choose_columns(
-    schema: pa.Schema,
+    schema: pa.Schema, # Of the table
     image=None, label=None, id=None, group=None, # Names that were asked for
     where='', # The place, for errors
 )->list: # Names for image, label, id and group; the last three may be None

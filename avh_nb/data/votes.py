@@ -123,7 +123,7 @@ def of_names(self: Votes,
 def ceiling(self: Votes,
     y, # Labels (N,)
     n_splits: int=20, # Random splits to average over
-    seed: int=0,
+    seed: int=0, # Of the splits
 )->dict: # split_half, reliability (Spearman-Brown) and ceiling (its square root), rank correlations
     "How far any score could follow HSF, from the agreement of two random halves of those asked; images with two answers at least"
     y = _labels(y, len(self), len(self.classes))

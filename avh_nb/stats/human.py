@@ -44,8 +44,8 @@ def of(cls: Alignment,
     human, # (N,) from 0 to 1, high = easy
     reference: str='confidence', # Which score the others are compared with
     hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard; others are left out
-    n_boot: int=1000,
-    seed: int=0,
+    n_boot: int=1000, # Number of draws
+    seed: int=0, # Of the draws
     groups=None, # (N,) ids of images that are drawn together, such as those of one thing; None: each by itself
 ):
     "Compare the scores of one network, trained with several seeds, with human judgement"
@@ -82,8 +82,8 @@ def alignment(
     human, # (N,) from 0 to 1, high = easy
     reference: str='confidence', # Which score the others are compared with
     hard_is: dict=HARD_IS, # For each score 'high' or 'low': which end is hard
-    n_boot: int=1000,
-    seed: int=0,
+    n_boot: int=1000, # Number of draws
+    seed: int=0, # Of the draws
 ): # A pandas DataFrame, one row per score, as the table of an Alignment
     "Rank correlation of each score with human judgement, with intervals and comparison (table 1)"
     return Alignment.of(scores if isinstance(scores, list) else [scores], human, reference, hard_is, n_boot, seed).table()
