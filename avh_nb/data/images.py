@@ -113,7 +113,7 @@ def load_image(
     path, # Of a file
     mode: str='RGB', # 'RGB', or 'L' for grey
 ): # A PIL image
-    "A user's own image, upright as EXIF says, in 8 bits per channel; `ValueError` names a file that is no image"
+    "An image from a file, upright as EXIF says, in 8 bits per channel; `ValueError` names a file that is no image"
     try:
         with Image.open(path) as image: return eight_bit(ImageOps.exif_transpose(image), mode)
     except FileNotFoundError: raise

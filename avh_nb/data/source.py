@@ -195,7 +195,7 @@ def decode(
     data: bytes, # An encoded image
     name: str, # Of the image, for errors
 ): # A PIL image of mode RGB
-    "An image of a stranger: upright, first frame, 8 bits per channel; `ValueError` of one line that names it, and nothing else"
+    "An untrusted image: upright, first frame, 8 bits per channel; the only error is a `ValueError` of one line that names it"
     try:
         image = _opened(data)
         w,h = image.size

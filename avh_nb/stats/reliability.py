@@ -32,7 +32,7 @@ class ImageHardness(NamedTuple):
     mean: np.ndarray # Between 0 and 1, high = hard; NaN where no model has a score
     error: np.ndarray # Its standard error; NaN where there are fewer than two scores
     low: np.ndarray # Of the interval of the mean
-    high: np.ndarray
+    high: np.ndarray # The same, upper end
     models: np.ndarray # How many models have a score
 
 def image_hardness(
@@ -104,7 +104,7 @@ class Reliability(NamedTuple):
 def split_half_reliability(
     matrix, # (M, N): scores of the same N images by M models; NaN where there is none
     n_splits: int=20, # Random splits to average over
-    seed: int=0,
+    seed: int=0, # Of the splits
 )->float: # Reliability of the mean of all M
     "Correlation of the mean ranks of two random halves of the models, carried over to all of them"
     ranks,rng,r = percentile_ranks(matrix),np.random.default_rng(seed),[]
