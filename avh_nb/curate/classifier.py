@@ -51,7 +51,7 @@ class Classifier:
     preprocessing: dict=None # What the transform does, for the record; None: it is read off
     vocabulary: Vocabulary=None # None where it is not known what the classes are called
     n_classes: int=None # Outputs of a trained head; 0: there is none, only features are worth something; None: not known
-    runs_code: bool=False # Did loading it run code of the user?
+    runs_code: bool=False # Did loading it run the user's code?
 
     def __post_init__(self):
         self.model,self.shape = self.model.eval(),None

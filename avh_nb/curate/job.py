@@ -37,12 +37,12 @@ class Options:
     image: str=None # Column of images, of a table
     label: str=None # Column of labels
     id: str=None # Column that names an image
-    group: str=None # Column of groups, such as patients, which a probe never splits
+    group: str=None # Column of groups, such as patients, that a probe never splits
     batch_size: int='auto' # Images; auto: 64, on a GPU 256; halved where memory runs out
     device: str='auto' # cpu, cuda, ...
     dtype: str='auto' # float32, bfloat16 or float16 within the network
-    workers: int='auto' # Threads that read and decode; auto: one a processor, at most 16
-    engine: str=None # As of score
+    workers: int='auto' # Threads that read and decode; auto: one per processor, at most 16
+    engine: str=None # Which engine computes scores, as for score; None: the fastest there is
     chunk: int=4096 # Images of a part, the unit of resuming
     limit: int=None # Use so many images, evenly spaced
     shard: tuple=None # (i, n): only every n-th part, from i on
@@ -56,9 +56,9 @@ class Options:
 
 # %% ../../nbs/curate/job.ipynb #c863341f
 def check_options(
-    o: Options,
+    o: Options, # Options of a run
 ):
-    "Raise `ValueError` for options that are none"
+    "Raise `ValueError` for options with values that make no sense"
     for name,values in (('on_error', ('skip', 'raise')), ('probe', ('auto', 'ridge-loo', 'logistic'))):
         if getattr(o, name) not in values: raise ValueError(f"{name}: expected one of {', '.join(values)}, got {getattr(o, name)!r}")
     for name in ('batch_size', 'workers'):
@@ -68,24 +68,24 @@ def check_options(
 # %% ../../nbs/curate/job.ipynb #0920d003
 @dataclass
 class Job:
-    "All that is known before the first image is scored"
-    options: Options
-    source: ImageSource
-    extractor: Extractor
-    transform: object
-    choice: Choice
+    "Everything that is known before the first image is scored"
+    options: Options # As they were given
+    source: ImageSource # Where the images come from
+    extractor: Extractor # The network on its device
+    transform: object # Makes a tensor of an image
+    choice: Choice # The head, and the classes of the labels
     y: np.ndarray # Class of each image, int64 (N,); -1 where it has no label
     select: list # Classes that count; None: all
     parts: dict # Number of a part to places of its images, of this shard
     n_parts: int # Of all shards
-    made_by: dict # All that the numbers depend on
-    about: dict # What else there is to know of the run
+    made_by: dict # Everything the numbers depend on
+    about: dict # Whatever else there is to know about the run
     address: dict # model, checkpoint and seed in the store
     allowed: int # Images that may fail
     size: int # Images of a batch
-    threads: int
+    threads: int # That read and decode
     ahead: int # Batches prepared while another is worked on
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock = field(default_factory=Clock) # Adds up the time that each step takes
 
     @property
     def n_images(self): return sum(map(len, self.parts.values()))
@@ -96,10 +96,10 @@ class Job:
 TRIES = 20 # images that are tried for a first one
 
 def met(
-    source: ImageSource,
+    source: ImageSource, # Where the images come from
     places, # Of its images, at least one
     transform, # Makes a tensor of an image
-    extractor: Extractor,
+    extractor: Extractor, # Of the network
 )->Extractor:
     "Show an extractor the first image that can be read; `ValueError` where none can"
     why = ''
@@ -110,7 +110,7 @@ def met(
     raise ValueError(f"data: none of the first {len(places[:TRIES])} images could be used; the first: {why}")
 
 def known_labels(
-    source: ImageSource,
+    source: ImageSource, # Where the images come from
     places, # Of its images
 )->list: # In order of first appearance
     "Labels of some images, each once"
@@ -135,8 +135,8 @@ def _about(source, data, options, device):
 # %% ../../nbs/curate/job.ipynb #0b7f2855
 def settle(
     model, # As of score_images, and so are the data
-    data,
-    o: Options,
+    data, # Images, as score_images takes them
+    o: Options, # Options of the run
 )->Job:
     "Bring model, images and labels together; raises `ValueError`, or `LabelMapError`, before anything is written"
     check_options(o)
@@ -169,10 +169,10 @@ def settle(
 
 # %% ../../nbs/curate/job.ipynb #ad8d6e1d
 def in_words(
-    job: Job,
-    seconds: float=None, # That an image takes; None: not known
+    job: Job, # What was settled
+    seconds: float=None, # Time per image; None: not known
 )->str:
-    "What a run will do"
+    "What a run would do, as text"
     def short(v): return f'{v:.4g}' if isinstance(v, float) else f"[{', '.join(map(short, v))}]" if isinstance(v, list) else str(v)
     prepared = ', '.join(f'{k} {short(v)}' for k,v in job.made_by['preprocessing'].items())
     said = [f"images         {job.n_images:,} of {len(job.source):,} in {job.source.where}", f"model          {job.address['model']}",

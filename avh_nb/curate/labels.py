@@ -15,15 +15,15 @@ from .vocabulary import Vocabulary, find_class
 
 # %% ../../nbs/curate/labels.ipynb #fed88dc8
 def as_index(
-    text: str,
-)->int: # None where it is no whole number from 0
+    text: str, # A label
+)->int: # None where it is not a whole number from 0 on
     "A label as a number"
     return int(text) if re.fullmatch('0*[0-9]{1,9}', text) else None
 
 def in_order(
-    labels, # Texts, each as often as it likes; None is left out
-)->list: # Each once: in the order of the numbers where all are numbers, else of the alphabet
-    "The labels there are"
+    labels, # Texts, repeated as often as they occur; None is left out
+)->list: # Each once: sorted as numbers where all are numbers, else by the alphabet
+    "The different labels in order"
     there = sorted({l for l in labels if l is not None})
     return there if any(as_index(l) is None for l in there) else sorted(there, key=as_index)
 

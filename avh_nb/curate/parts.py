@@ -13,7 +13,7 @@ from ..scale.embeddings import embedding_column, embedding_field
 
 # %% ../../nbs/curate/parts.ipynb #294cfd6a
 def only_classes(
-    head: Head,
+    head: Head, # Of all classes
     classes, # Integers; None: all
 )->Head:
     "The head of some of the classes, in this order"
@@ -23,7 +23,7 @@ def only_classes(
 # %% ../../nbs/curate/parts.ipynb #76ea0847
 def parsed_keep(
     keep, # Names: features, probs, topk:K; a list, or text with commas
-)->tuple: # Are features kept, are probabilities, and K (0: none)
+)->tuple: # Keep features? Keep probabilities? And K (0: none)
     "What is kept beside the scores; `ValueError` for anything else"
     names = [k.strip() for k in keep.split(',')] if isinstance(keep, str) else list(keep)
     k = [n.partition(':')[2] or '5' for n in names if n.partition(':')[0]=='topk']
@@ -35,7 +35,7 @@ def parsed_keep(
 
 # %% ../../nbs/curate/parts.ipynb #e9bbe862
 def with_vectors(
-    table: pa.Table,
+    table: pa.Table, # The table that gets them
     **vectors, # Name to (N, D), tensors
 )->pa.Table:
     "A table with columns of vectors, float32"
@@ -45,7 +45,7 @@ def with_vectors(
     return table
 
 def with_probs(
-    table: pa.Table,
+    table: pa.Table, # The table that gets them
     probs: torch.Tensor, # (N, C)
     all_of_them: bool, # Keep all probabilities?
     top: int=0, # Keep so many of the largest, and their classes
@@ -61,7 +61,7 @@ def part_table(
     manifest, # Arrow table of all images
     rows, # Places of these images in it
     y, # Their labels, integers; -1 where there is none
-    scores: Scores, # One row for each
+    scores: Scores, # One per image
     classes: list, # Names, one per class; empty where they have none
     kind: str, # 'unknown', 'oof' or 'in-sample'
     **columns, # More columns

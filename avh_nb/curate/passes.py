@@ -22,7 +22,7 @@ from ..scale.store import Store
 
 # %% ../../nbs/curate/passes.ipynb #62fe80ed
 def run_batch(
-    job: Job,
+    job: Job, # What was settled
     rows: list, # Places of the images
     x: torch.Tensor, # Images (B, channels, height, width)
 )->tuple: # Table of scores, table of features; None for what is not wanted
@@ -47,7 +47,7 @@ class TooManyErrors(ValueError):
 
 @contextmanager
 def finishing():
-    "Ctrl-C is noted, and the list that is given is no longer empty; a second one interrupts"
+    "Note Ctrl-C in the list that is given, which then is no longer empty; a second one interrupts"
     noted = []
     if threading.current_thread() is not threading.main_thread(): yield noted; return # only there are signals heard
     def note(signum, frame):
@@ -59,10 +59,10 @@ def finishing():
     finally: signal.signal(signal.SIGINT, before)
 
 def check_errors(
-    job: Job,
+    job: Job, # What was settled
     errors: list, # Of all parts so far, dicts with id and reason
 ):
-    "Raise `TooManyErrors` where more failed than may"
+    "Raise `TooManyErrors` where more images failed than may"
     if len(errors)<=job.allowed: return
     first = f"{errors[0]['id']!r}: {errors[0]['reason']}"
     raise TooManyErrors(f"errors: {len(errors)} images could not be read, and max_errors {job.options.max_errors} allows {job.allowed} of "
@@ -72,7 +72,7 @@ def check_errors(
 def _columns(table): return tuple(table[c].to_numpy(zero_copy_only=False) for c in ('label', 'pred'))
 
 class Guard:
-    "Holds the network's predictions against the labels, over all parts"
+    "Compares the network's predictions with the labels, over all parts"
     def __init__(self, job, scores): # The parts that are there
         self.job,self.scores,self.known,self.warned = job,scores,[],False
         if job.choice.head=='model' and scores.done(): self.known.append(_columns(scores.table(['label', 'pred'])))
@@ -90,7 +90,7 @@ class Guard:
             self.warned = True
 
 def stores(
-    job: Job,
+    job: Job, # What was settled
     out, # Folder
 )->tuple: # StoreRun of scores, StoreRun of features or None
     "Where a job writes; `ValueError` where the folder holds other images, or a run that was made otherwise"
@@ -121,9 +121,9 @@ def _one_part(job, rows, pool, bar):
     return [pa.concat_tables(t) if t else nothing for t in tables],errors
 
 def run_parts(
-    job: Job,
-    scores, # StoreRun; and so are the features, or None
-    features=None,
+    job: Job, # What was settled
+    scores, # Where scores are written, a run of the store
+    features=None, # Where features are written, another one; None: nowhere
 ):
     "Run the network on all parts that are not there yet; `KeyboardInterrupt` after a part is finished"
     targets = [s for s in (features, scores if job.choice.head!='probe' else None) if s]

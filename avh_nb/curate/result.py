@@ -12,7 +12,7 @@ from .handover import datalab as _datalab, to_fiftyone as _to_fiftyone
 from .picture import contact_sheet
 from ..data.folders import open_images
 from ..data.source import decode
-from ..measure.scores import HARD_IS, SCORES
+from ..measure.scores import HARD_IS
 from ..scale.embeddings import read_embeddings
 from ..scale.store import Store
 from fastcore.basics import patch
@@ -21,9 +21,10 @@ from fastcore.basics import patch
 class Run:
     "Scores of images by one model; `ValueError` where a folder holds none, or those of several models"
     def __init__(self,
-        folder, # As `out` of score_images
+        folder, # What score_images was given as out
         model: str=None, # Its name in the store; None where there is one
-        checkpoint: str=None, seed: int=None, # The same
+        checkpoint: str=None, # Its weights in the store; None where there is one
+        seed: int=None, # Its seed in the store; None where there is one
         source=None, # Where images are read from; None: from where they were
     ):
         self.store,self._source = Store(folder),source
@@ -59,8 +60,8 @@ class Run:
 # %% ../../nbs/curate/result.ipynb #05c00c9d
 @patch
 def hardest(self: Run,
-    n: int=10, # Images
-    score: str='avh', # By which score
+    n: int=10, # How many images
+    score: str='avh', # Name of the score to sort by
 ): # A pandas table, hardest first
     "The hardest images; those without a score are left out"
     if score not in HARD_IS: raise ValueError(f"score: expected one of {', '.join(HARD_IS)}, got {score!r}")
@@ -68,8 +69,8 @@ def hardest(self: Run,
 
 @patch
 def picture(self: Run,
-    n: int=10, # Images
-    score: str='avh', # By which score
+    n: int=10, # How many images
+    score: str='avh', # Name of the score to sort by
 ): # A PIL image
     "The hardest images, each with its label, its score, and what the network sees"
     def image(row, name):
@@ -78,7 +79,7 @@ def picture(self: Run,
     rows = self.hardest(n, score).to_dict('records')
     def lines(r):
         label,seen = (r[k] if isinstance(r[k], str) and r[k] else '' for k in ('label_name', 'pred_name'))
-        return label or r['id'],f"{SCORES[score].label} {r[score]:.4g}",f'seen as {seen}' if seen else ''
+        return label or r['id'],f"{'AVH' if score=='avh' else score} {r[score]:.3g}",f'seen as {seen}' if seen else ''
     return contact_sheet([image(r['row'], r['id']) for r in rows], [lines(r) for r in rows])
 
 # %% ../../nbs/curate/result.ipynb #5e618a76
@@ -86,7 +87,7 @@ def picture(self: Run,
 def vectors(self: Run,
     what: str, # 'probs' or 'features'
 ): # Array (N, C) or (N, D), in the order of frame; None where they were not kept
-    "What was kept beside the scores"
+    "Vectors that were kept beside the scores"
     if what=='probs': return read_embeddings(self.table, 'probs') if 'probs' in self.table.column_names else None
     kept = [r for r in Store(self.store.folder/'features').runs() if (r.model, r.checkpoint)==(self.scores.model, self.scores.checkpoint)]
     return read_embeddings(kept[0].table(['row', 'embedding']).sort_by('row'), 'embedding') if kept and kept[0].rows()==len(self) else None
@@ -104,7 +105,7 @@ def datalab(self: Run):
 @patch
 def to_fiftyone(self: Run,
     dataset, # A fiftyone.Dataset of the same images
-    prefix: str='avh',
+    prefix: str='avh', # Of the names of the new fields
 ): # The dataset
     "Put scores and predictions into a FiftyOne data set, one field each"
     return _to_fiftyone(dataset, self.frame, prefix, self.vectors('probs'))

@@ -60,7 +60,7 @@ class Vocabulary:
 SYNSET = re.compile(r'n\d{8}(?![0-9a-zA-Z])') # at the start of a name: n01440764, n01440764_tench
 
 def find_class(
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary, # Names of the classes
     text: str, # A synset, or a name in any spelling
 )->tuple: # How it was found: 'synset', 'name', 'synonym' or ''; and the list of classes it may mean, empty where it is not known
     "The classes that a name may mean"
@@ -76,7 +76,7 @@ def find_class(
 
 # %% ../../nbs/curate/vocabulary.ipynb #80831602
 def unique_names(
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary, # Names of the classes
 )->list: # (C,) names, no two alike
     "The names of the classes, those that occur more than once with synset or number"
     often = Counter(vocabulary.names)

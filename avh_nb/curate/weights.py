@@ -17,7 +17,7 @@ NESTED = 'state_dict_ema','model_ema','state_dict','model_state_dict','model' # 
 def read_weights(
     path, # A .safetensors file, or one that torch.save wrote
 )->dict: # Name -> tensor, on the CPU
-    "The weights in a file; `ValueError` where it is none, or where reading it would run code"
+    "The weights in a file; `ValueError` where it holds none, or where reading it would run code"
     path = Path(path)
     def refuse(why, e=None): raise ValueError(f"checkpoint: {str(path)!r} {why}") from e
     if not path.is_file(): refuse("is no file")
@@ -41,9 +41,9 @@ def read_weights(
 # %% ../../nbs/curate/weights.ipynb #5feeb686
 def own_names(
     weights: dict, # Name -> tensor
-    names, # Those of the network
+    names, # Names of the weights in the network
 )->dict:
-    "Weights without what a wrapper put before their names; as they are where that leads nowhere"
+    "Weights without what a wrapper put before their names; unchanged where that does not make them fit"
     bare = {k.replace('_orig_mod.', ''): v for k,v in weights.items()}
     while not set(names)&set(bare):
         first = {k.partition('.')[0] for k in bare}
@@ -52,7 +52,7 @@ def own_names(
     return bare
 
 def load_weights(
-    model: nn.Module, # Gets them in place
+    model: nn.Module, # Changed in place
     weights: dict, # Name -> tensor, see read_weights
     source='the checkpoint', # For errors
 )->nn.Module: # `model`
@@ -70,7 +70,7 @@ def load_weights(
 
 # %% ../../nbs/curate/weights.ipynb #fb17a7f8
 def weights_digest(
-    model: nn.Module,
+    model: nn.Module, # A network on any device
 )->str: # 64 hexadecimal digits
     "SHA-256 over names, types, shapes and values of the weights and buffers of a network, whatever device they are on"
     digest = hashlib.sha256()

@@ -22,11 +22,11 @@ def _check(x, y, eps):
 def pgd_path(
     model, # Function from images to logits
     x: torch.Tensor, # Images (N, ...), floats from 0 to 1
-    y: torch.Tensor, # (N,) their labels, or with targeted the classes to go to
-    eps: float, # Largest change of a pixel
-    steps: int=20,
-    step_size: float=None, # Change of a pixel in a step; None: 2.5 eps/steps, so that every corner can be reached
-    targeted: bool=False, # Go to the classes y, and not away from them
+    y: torch.Tensor, # (N,) their labels or, with targeted, the classes to move to
+    eps: float, # Largest change of a pixel, above 0 and up to 1
+    steps: int=20, # Number of steps
+    step_size: float=None, # Change of a pixel per step; None: 2.5 eps/steps, so that every corner can be reached
+    targeted: bool=False, # Move towards the classes y instead of away from them
 ):
     "Yield the images after 0, 1, ... `steps` steps of projected gradient descent within eps in the maximum norm"
     _check(x, y, eps)

@@ -22,7 +22,7 @@ FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSansMono'
 @cache
 def printed_digits(
     n: int=300, # Images of each digit
-    seed: int=0,
+    seed: int=0, # Of fonts, sizes and places
 )->Images: # 28 x 28, white on black as in MNIST
     "Printed digits in the fonts of matplotlib, of varying size, slant and place"
     folder = Path(matplotlib.get_data_path())/'fonts'/'ttf'
@@ -38,9 +38,9 @@ def printed_digits(
 
 def textured(
     images: Images, # White on black
-    seed: int=0,
+    seed: int=0, # Of the textures
 )->Images: # Dark on light cloud, each image on its own
-    "The same images inverted, on a ground of smooth random texture"
+    "The same images with dark digits on a ground of smooth random texture"
     g = torch.Generator().manual_seed(seed)
     n,_,h,w = images.x.shape
     coarse = torch.rand(n, 1, 7, 7, generator=g)
@@ -48,7 +48,7 @@ def textured(
     return Images((ground*(1-images.x/255)).round().to(torch.uint8), images.y, images.classes, f'{images.name} textured')
 
 def resized(
-    images: Images,
+    images: Images, # Of any size
     size: int, # Pixels of height and width
 )->Images:
     "The same images drawn to another size, with antialiasing"

@@ -32,7 +32,7 @@ class ImageHardness(NamedTuple):
     mean: np.ndarray # Between 0 and 1, high = hard; NaN where no model has a score
     error: np.ndarray # Its standard error; NaN where there are fewer than two scores
     low: np.ndarray # Of the interval of the mean
-    high: np.ndarray
+    high: np.ndarray # The same, upper end
     models: np.ndarray # How many models have a score
 
 def image_hardness(
@@ -59,9 +59,9 @@ def spearman_brown(
 
 def models_needed(
     reliability: float, # Of one model
-    target: float=.9, # Reliability that their mean is to have
-):# An integer; infinite where the models have nothing in common
-    "How many models have to be trained until the mean of their ranks is as reliable as that"
+    target: float=.9, # Reliability that their mean should have
+): # An integer; infinite where the models have nothing in common
+    "How many models it takes until the mean of their ranks is as reliable as `target`"
     if not 0<target<1: raise ValueError(f"target: expected between 0 and 1, got {target}")
     if not reliability>0: return math.inf
     return max(1, math.ceil(target*(1-reliability)/(reliability*(1-target))-1e-9))
@@ -104,7 +104,7 @@ class Reliability(NamedTuple):
 def split_half_reliability(
     matrix, # (M, N): scores of the same N images by M models; NaN where there is none
     n_splits: int=20, # Random splits to average over
-    seed: int=0,
+    seed: int=0, # Of the splits
 )->float: # Reliability of the mean of all M
     "Correlation of the mean ranks of two random halves of the models, carried over to all of them"
     ranks,rng,r = percentile_ranks(matrix),np.random.default_rng(seed),[]

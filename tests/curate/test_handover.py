@@ -209,7 +209,7 @@ def test_what_fits_no_image_is_said(fiftyone):
     here,there = '/a/'+frame.path,'/b/'+frame.path
     with pytest.warns(UserWarning, match='^50 of 60 images of the table are not in the data set'): to_fiftyone(Stub(here[:10]), frame)
     for wrong,message in (((Stub(['/a/b.png']), frame), r"dataset: none .* it has \['/a/b.png'\] and that \['class 0/0.png'\]"),
-        ((Stub([]), frame), 'dataset: none of its 0'), ((Stub(here), pd.concat([frame, frame])), 'frame: expected one row an image'),
+        ((Stub([]), frame), 'dataset: none of its 0'), ((Stub(here), pd.concat([frame, frame])), 'frame: expected one row per image'),
         ((Stub(here), frame, 'avh', p[:3]), 'probs: expected 60 rows, as the table has, got 3'),
         ((Stub([*here, *there]), frame), 'path: class 0/0.png fits /a/class 0/0.png and /b/class 0/0.png')):
         with pytest.raises(ValueError, match=f'^{message}'): to_fiftyone(*wrong)
