@@ -138,12 +138,12 @@ def table()->pd.DataFrame: # Text, one row per score
 
 def verdict()->str: # Markdown
     "The answer in a few sentences, from the records"
-    than = dict(yes='better than', no='worse than', open='about as well as')
+    well = dict(yes='better', no='less well', open='about as well, not clearly better or worse,')
     some,every = (lead(b) for b in ASKED)
     ahead = all(lead(b, 'confidence', k).verdict()=='yes' for b in ASKED for k in ('avh', 'norm'))
     size = sum(p.numel() for p in ToyNet().parameters())
     return (f"**Among points that could belong to more than one class, [AVH](../glossary.ipynb#avh) follows true hardness "
-        f"{than[some.verdict()]} the length of the feature (its norm); over all points it does so {than[every.verdict()]} the norm.**\n\n"
+        f"{well[some.verdict()]} than the length of the feature (its norm) does; over all points it follows it {well[every.verdict()]}.**\n\n"
         f"AVH minus norm, in rank correlation: {some:+.2f} and {every:+.2f}. {'Confidence leads both. ' if ahead else ''}"
-        f"{toy_correlations().seed.nunique()} networks of {size:,} parameters, each trained on {CONFIG['points']:,} points of three clouds "
+        f"{toy_correlations().seed.nunique()} networks of {size:,} parameters were each trained on {CONFIG['points']:,} points of three clouds "
         f"in the plane and tested on {TEST:,} others.")
