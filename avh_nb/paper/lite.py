@@ -68,7 +68,7 @@ def imagenet_head(
 DECAYS = (0, 1e-5, 1e-4, 1e-3, 1e-2)
 
 def fit_head(x, y, n_classes, decay, seed=0, steps=900, batch_size=500):
-    "Class vectors and bias of a logistic regression, the squared length of the vectors held back by `decay`"
+    "Class vectors and bias of a logistic regression with weight decay on the vectors"
     w,b = x.new_zeros(n_classes, x.shape[1], requires_grad=True),x.new_zeros(n_classes, requires_grad=True)
     optimiser = torch.optim.Adam([w, b])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, steps, pct_start=.1)
