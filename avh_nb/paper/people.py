@@ -74,7 +74,7 @@ def words(config)->str:
     "A condition in words"
     images,_,how = config['images'].partition('/')
     size = config['size'] if isinstance(config['size'], str) else f"{config['size']} px"
-    some = {'ten': ' of ten categories', 'animals': ' of animals'}.get(config.get('only'), '')
+    some = {'ten': ' of ten categories', 'animals': ' animals'}.get(config.get('only'), '')
     return ', '.join([('cue conflict' if images=='cue' else 'CIFAR-10')+some, *([how.replace('-', ' level ')] if how else []), size,
         HEADS[config['head']], *([f"{config['n']} images"] if 'n' in config else []),
         *([f"{config['classes']} classes"] if 'classes' in config else []), *([f"against {config['human']}"] if 'human' in config else [])])
@@ -182,10 +182,11 @@ def verdict()->str: # Markdown
     "The answer in a few sentences, from the records"
     m,(zero,fitted) = condition(images='cue', size=NATIVE, head='mean'),only_the_head()
     ahead,decides = interval_of(m, 'avh', 'difference'),turns([(0, zero), (1, fitted)])
+    small,middle,large = (PARAMETERS[w]/1e6 for w in LITES)
     first = dict(yes='better than', no='less well than', open='about as well as')[ahead.verdict()]
     return (f"**With networks that have seen ImageNet, [AVH](../glossary.ipynb#avh) follows people {first} confidence does. "
-        f"{'Which of the two is ahead elsewhere depends on the head of the network.' if decides else ''}**\n\n"
-        f"Three networks (EfficientNet-Lite0, 1 and 2, of {', '.join(f'{PARAMETERS[w]/1e6:.1f}' for w in LITES)} million parameters) look at "
+        f"{'Which of the two is ahead elsewhere depends on the [head](../glossary.ipynb#head) of the network.' if decides else ''}**\n\n"
+        f"Three networks (EfficientNet-Lite0, 1 and 2, of {small:.1f}, {middle:.1f} and {large:.1f} million parameters) look at "
         f"{m['images']:,.0f} images that show one thing with the texture of another (*cue conflict*); ρ is the rank correlation with the "
         f"share of people who chose the label: {interval_of(m, 'avh'):.3f} for AVH, {interval_of(m, 'confidence'):.3f} for confidence.")
 
@@ -197,7 +198,7 @@ def details()->str: # Markdown
         return f"ahead in {of['yes']} of {of.total()} conditions, behind in {of['no']}, undecided in {of['open']}"
     return '\n'.join([
         "- *What decides*: whether the head was fitted to the images in question, and how well. On the same features of CIFAR-10, "
-        f"AVH is ahead of confidence by {zero:+.3f} under the ImageNet head, and by {fitted:+.3f} under a head fitted to CIFAR-10. "
+        f"AVH minus confidence is {zero:+.3f} under the ImageNet head, and {fitted:+.3f} under a head fitted to CIFAR-10. "
         f"Over all conditions the difference falls as accuracy rises (rank correlation {rho:.2f}, over three networks).",
         f"- *What does not*: {', '.join(k for k,v in alone().items() if not turns(v))}. None of these turns the sign.",
         f"- *Counted*: under the ImageNet head AVH is {counted(False)}; under fitted heads it is {counted(True)}.",
