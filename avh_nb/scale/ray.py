@@ -62,12 +62,12 @@ def score_with_ray(
 def on_paper(
     rows: float, # N
     dim: int, # D
-    rate: float, # Rows that one core scores in a second, in memory
+    rate: float, # Rows per second that one core scores, in memory
     cores: int=2,
     itemsize: int=2, # Bytes of a number
-    decode: float=2e9, # Bytes of vectors that one core reads in a second, of a file that is in memory
-    disk: float=2.5e9, # Bytes that all disks together give in a second
-    network: float=None, # Bytes that come over the network in a second; None: the disk is in the machine
+    decode: float=2e9, # Bytes of vectors per second that one core reads, of a file that is in memory
+    disk: float=2.5e9, # Bytes per second that all disks together give
+    network: float=None, # Bytes per second over the network; None: the disk is in the machine
     score_bytes: float=40, # Bytes of a row of scores
 )->dict: # Bytes of vectors and of scores; seconds of each stage; the longest, and what it is
     "How long scoring takes, how much lies on disks, and what limits"

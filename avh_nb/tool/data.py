@@ -38,5 +38,5 @@ def avh_data(
     except ValueError as e: sys.exit(str(e))
     except OSError as e: sys.exit(f"{folder or n}: could not be {'written' if folder else 'downloaded'} ({type(e).__name__}: {e})")
     if not names:
-        print(f'below {data_folder()}:')
+        print(f'in {data_folder()}:')
         for n in SOURCES: print(f"  {n:9s} {'there' if available(n) else 'missing'}")

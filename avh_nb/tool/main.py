@@ -46,7 +46,7 @@ COMMANDS = { # what is typed after avh
 def overview(
     group: str='', # First word of commands of two words, such as store
 )->str: # Lines
-    "The commands, one a line"
+    "The commands, one per line"
     of = {name: c for name,c in COMMANDS.items() if name.startswith(group)}
     lines = [f'  {name:15}{c.says}' for name,c in of.items()]
     usage = f"usage: avh {f'{group} ' if group else ''}COMMAND ..., and avh COMMAND --help for what it takes"

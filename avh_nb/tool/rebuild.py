@@ -51,7 +51,7 @@ def avh_rebuild(
     needed = s.data(runs)
     options,nothing = [n for n in needed if n.startswith('--')],not (todo or further)
     missing = [n for n in needed if n not in options and not available(n)]
-    get = f"{' and '.join(missing)} below {data_folder()}: set AVH_DATA, or run `avh data {' '.join(missing)}`"
+    get = f"{' and '.join(missing)} in {data_folder()}: set AVH_DATA, or run `avh data {' '.join(missing)}`"
     anew = f'; to run them anew it needs {get}, and AVH_RESULTS set to another folder' if nothing and missing else ''
     print(f'{study}: {len(runs)-len(todo)} of {len(runs)} runs are recorded{anew}')
     if dry or nothing: return

@@ -64,7 +64,7 @@ def shard_of(
 def class_names(
     path, # Of a text file
 )->list:
-    "Names of classes, one a line, in the order of the model's outputs"
+    "Names of classes, one per line, in the order of the model's outputs"
     expected = f"classes: {str(path)!r}: expected a text file with the name of a class on each line"
     try: names = [n.strip() for n in Path(path).read_text(encoding='utf-8-sig').splitlines()]
     except UnicodeDecodeError as e: raise ValueError(expected) from e
@@ -192,7 +192,7 @@ def avh_score(
     probe: option('auto, ridge-loo or logistic: how it is fitted, always out of sample', PROBES, 'PROBE')='auto',
     labels_map: option('Label -> class, as JSON or CSV', metavar='FILE')=None,
     restrict: store_true=False, # Only the classes that occur among your labels
-    classes: option('Names of the classes, one a line; of embeddings the head, as safetensors', metavar='FILE')=None,
+    classes: option('Names of the classes, one per line; of embeddings the head, as safetensors', metavar='FILE')=None,
     image: option('Column of the images, in CSV or Parquet', metavar='COLUMN')=None,
     label: option('Column of the labels', metavar='COLUMN')=None,
     id: option('Column that names an image', metavar='COLUMN')=None,
