@@ -65,9 +65,9 @@ def agreement(frame, hsf):
 
 # %% ../../nbs/paper/families.ipynb #64949f8f
 def per_epoch(
-    trace, # One row an image and epoch, as a tracker gives it
+    trace, # One row per image and epoch, as a tracker gives it
     hsf, # (N,) human selection frequency of the images
-)->pd.DataFrame: # One row an epoch and score: its correlation with HSF, its mean, and its mean in each bin of HSF
+)->pd.DataFrame: # One row per epoch and score: its correlation with HSF, its mean, and its mean in each bin of HSF
     "A trace as a small table"
     bins,rows = bin_index(hsf),[]
     for epoch,frame in trace.groupby('epoch'):
@@ -182,7 +182,7 @@ def over_seeds(t, column):
     return mean_interval(t.groupby('seed')[column].mean())
 
 def per_run(
-    f, # Function of a table of means, one column a score, indexed by epoch; returns a dict of numbers
+    f, # Function of a table of means, one column per score, indexed by epoch; returns a dict of numbers
     **wanted, # Only rows with these entries, such as schedule='steps'
 )->pd.DataFrame: # One row per run: schedule, arch, seed, and the numbers
     "Numbers of each run"
