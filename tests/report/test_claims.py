@@ -1,11 +1,13 @@
 "One table decides the verdicts and explains them; rows of the table of claims lead to page and record."
 import re
+from importlib.metadata import metadata
 import pytest
 from avh_nb.report import claims as page
-from avh_nb.report.claims import STUDIES, Claim, claims_of, claims_table, legend, links_of, repository
+from avh_nb.report.claims import STUDIES, Claim, claims_of, claims_table, legend, links_of
 from avh_nb.stats.correlation import Interval
 from avh_nb.stats.verdict import VERDICTS, Verdict
 
+HOME = metadata('avh_nb')['Home-page']
 ABOVE,BELOW,ACROSS = Interval(2, 1, 3),Interval(-2, -3, -1),Interval(0, -1, 1)
 
 def words(): return [i.verdict() for i in (ABOVE, BELOW, ACROSS)]
@@ -58,7 +60,7 @@ def test_each_row_leads_to_page_and_record():
     rows = [r for r in rows if r not in titles]
     assert len(rows)==len(of)
     for row,c in zip(rows, of):
-        assert f'[page](../paper/{c.study}.ipynb)' in row and f'[record]({repository()}/blob/main/results/{c.study}.jsonl)' in row
+        assert f'[page](../paper/{c.study}.ipynb)' in row and f'[record]({HOME}/blob/main/results/{c.study}.jsonl)' in row
         assert row.split(' | ')[-2]==c.holds
 
 def test_only_records_that_are_there_are_linked(monkeypatch, tmp_path):
