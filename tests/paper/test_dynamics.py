@@ -86,6 +86,8 @@ def test_seeds_do_not_make_more_of_four_families():
 def test_the_sentence_for_whatever_is_found(verdicts):
     verdicts(avh_time=2, accuracy_time=6, norm_rate=.01, norm_rho=-.02)
     assert dynamics.answer().startswith("**Of the paper's five discoveries about training, all five hold here: AVH levels off")
+
+def test_the_sentence_for_the_contrary(verdicts):
     verdicts(avh_time=6, accuracy_time=2, norm_rate=-.01, norm_rho=.2, order=-1)
     assert 'training, one holds here: AVH follows people' in dynamics.answer() and 'four do not hold: AVH levels' in dynamics.answer()
 
