@@ -11,6 +11,7 @@ import numpy as np
 from dataclasses import dataclass
 from scipy import stats
 from typing import NamedTuple
+from .verdict import Verdict
 
 # %% ../../nbs/stats/correlation.ipynb #d5ae35fb
 def _pair(a, b, names=('a', 'b')):
@@ -56,8 +57,8 @@ def _correlation(ra, rb, counts):
 def bootstrap_spearman(
     scores, # (M, N): M scores of the same N images
     human, # (N,)
-    n_boot: int=1000, # Number of draws
-    seed: int=0, # Of the draws
+    n_boot: int=1000,
+    seed: int=0,
     groups=None, # (N,) ids of images that are not independent, and drawn together; None: each image by itself
 )->np.ndarray: # (n_boot, M) correlations; one row is one draw of images, shared by all scores
     "Spearman's correlation of each score with `human` on images drawn with replacement"
@@ -81,9 +82,9 @@ def interval(
 # %% ../../nbs/stats/correlation.ipynb #5e16db19
 class Interval(NamedTuple):
     "An estimate with the interval around it"
-    mean: float # The estimate
-    low: float # Lower end
-    high: float # Upper end
+    mean: float
+    low: float
+    high: float
 
     def __format__(self, spec): return f'{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]'
 
@@ -96,16 +97,24 @@ class Interval(NamedTuple):
         "An estimate with the central interval of its draws"
         return cls(float(mean), *map(float, interval(draws, level)))
 
+    def _judge(self, claimed, other, rule):
+        return Verdict.of({'claimed' if claimed else 'other' if other else 'both'}, rule, self)
     def verdict(self,
-        at: float=0, # What the estimate is compared with
-    )->str: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
+        at: float=0, # What the estimate is held against
+    )->Verdict: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
         "Is it above `at`?"
-        return 'yes' if self.low>at else 'no' if self.high<at else 'open'
+        return self._judge(self.low>at, self.high<at, f'above {at:.3g}')
+    def below(self, at: float=0)->Verdict: # 'yes': all of the interval is below
+        "Is it below `at`?"
+        return self._judge(self.high<at, self.low>at, f'below {at:.3g}')
+    def within(self, bound: float)->Verdict: # 'yes': all of the interval is nearer to 0; 'no': all of it is further away
+        "Is its size below `bound`?"
+        return self._judge(-bound<self.low and self.high<bound, self.low>bound or self.high<-bound, f'from -{bound:g} to {bound:g}')
 
 # %% ../../nbs/stats/correlation.ipynb #1a7e6d21
 def mean_interval(
     values, # One per seed, at least 2
-    level: float=0.95, # Share of such intervals that hold the true mean
+    level: float=0.95,
 )->Interval:
     "Mean over seeds with its interval by Student's t"
     values = np.asarray(values, float)
@@ -117,7 +126,7 @@ def mean_interval(
 # %% ../../nbs/stats/correlation.ipynb #28ae31ba
 def median_interval(
     values, # (N,) finite
-    level: float=.95, # Share of such intervals that hold the true median
+    level: float=.95,
 )->Interval: # Its `mean` is the median
     "Median with its distribution-free interval by order statistics"
     values = np.sort(np.asarray(values, float))
@@ -155,8 +164,8 @@ def compare_dependent(
     a, # (N,) a score that should grow with `human`
     b, # (N,) another
     human, # (N,)
-    n_boot: int=1000, # Number of draws
-    seed: int=0, # Of the draws
+    n_boot: int=1000,
+    seed: int=0,
 )->Comparison:
     "Spearman(a, human) minus Spearman(b, human), with the interval of a paired bootstrap and the test for dependent correlations"
     ra,rb,rab = spearman(a, human),spearman(b, human),spearman(a, b)
@@ -192,7 +201,7 @@ def bin_index(
 def binned_spearman(
     a, # (N,)
     human, # (N,) from 0 to 1
-    edges=BIN_EDGES, # Ascending edges of the bins
+    edges=BIN_EDGES,
 )->np.ndarray: # One correlation per bin; NaN where there are fewer than 3 images or no variation
     "Spearman's correlation within each bin of `human` (table 1)"
     a,human = _pair(a, human, ('a', 'human'))
