@@ -190,7 +190,7 @@ UNKNOWN = dict(yes='so does AVH of the predicted class, which needs no label', n
 def lead_of(medians):
     "The answer in one sentence, from AVH's interval for each degradation"
     rising,rest = ([style(d)['label'] for d,i in medians.items() if (i.verdict()=='yes')==which] for which in (True, False))
-    if not rest: return f'Yes: an image that is made harder to see gets a higher AVH, whether by {listed(rising)}.'
+    if not rest: return f'Yes: an image that is made harder to see gets a higher AVH, with all {len(rising)} kinds of degradation.'
     if not rising: return 'No: with no kind of degradation is AVH seen to rise.'
     return f'In part: AVH rises with {listed(rising)}; with {listed(rest)} no rise is seen.'
 
