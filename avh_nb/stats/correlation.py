@@ -11,6 +11,7 @@ import numpy as np
 from dataclasses import dataclass
 from scipy import stats
 from typing import NamedTuple
+from .verdict import Verdict
 
 # %% ../../nbs/stats/correlation.ipynb #d5ae35fb
 def _pair(a, b, names=('a', 'b')):
@@ -96,11 +97,19 @@ class Interval(NamedTuple):
         "An estimate with the central interval of its draws"
         return cls(float(mean), *map(float, interval(draws, level)))
 
+    def _judge(self, claimed, other, rule):
+        return Verdict.of({'claimed' if claimed else 'other' if other else 'both'}, rule, self)
     def verdict(self,
         at: float=0, # What the estimate is held against
-    )->str: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
+    )->Verdict: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
         "Is it above `at`?"
-        return 'yes' if self.low>at else 'no' if self.high<at else 'open'
+        return self._judge(self.low>at, self.high<at, f'above {at:.3g}')
+    def below(self, at: float=0)->Verdict: # 'yes': all of the interval is below
+        "Is it below `at`?"
+        return self._judge(self.high<at, self.low>at, f'below {at:.3g}')
+    def within(self, bound: float)->Verdict: # 'yes': all of the interval is nearer to 0; 'no': all of it is further away
+        "Is its size below `bound`?"
+        return self._judge(-bound<self.low and self.high<bound, self.low>bound or self.high<-bound, f'from -{bound:g} to {bound:g}')
 
 # %% ../../nbs/stats/correlation.ipynb #1a7e6d21
 def mean_interval(
