@@ -3,13 +3,17 @@ import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
-from avh_nb.data.sets import SOURCES
+from avh_nb.data.sets import SOURCES, available
+from avh_nb.data.votes import cue_conflict
+from avh_nb.measure.scores import avh
+from avh_nb.paper.lite import categories_of, imagenet_head
 from avh_nb.paper.visda import VISDA
 from avh_nb.report.claims import STUDIES, claims, claims_table, print_claims, study
 from avh_nb.tool.api import definitions
 from avh_nb.tool.main import COMMANDS
 from avh_nb.tool.render import site_address
 from avh_nb.tool.site import readme
+from avh_nb.transfer.features import lite_features
 
 ROOT,BIN = Path(__file__).parents[1],Path(sys.executable).parent
 AVH = sys.executable,'-m','avh_nb'
@@ -57,21 +61,48 @@ def test_readme_names_commands_that_exist():
 def python_blocks(): return re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    "Every block, one after the other; what the text calls yours stands here"
+    "Every block, one after the other, as it would be pasted"
     monkeypatch.chdir(tmp_path)
-    g = torch.Generator().manual_seed(0)
-    def images(n, classes): return [(torch.randn(3, 32, 32, generator=g), i%classes) for i in range(n)]
-    yours = dict(
-        held_out_loader=torch.utils.data.DataLoader(images(8, 10), 4), epochs=2, train_one_epoch=lambda model: 1.,
-        photos=images(24, 10), sketches=images(24, 10), labels=torch.arange(8))
-    names,blocks = dict(yours),python_blocks()
-    assert len(blocks)>=6
-    short = "gate='avc', schedule=(0, .5), steps=2, batch_size=8" # in place of ten rounds of a hundred steps
-    assert sum("gate='avc'" in block for block in blocks)==1
-    for block in blocks: exec(block.replace("gate='avc'", short), names)
-    assert names['s'].avh.shape==(8,) and type(names['model'].fc).__name__=='AngularLinear' and names['loss'].isfinite()
-    text = (ROOT/'README.md').read_text(encoding='utf-8')
-    for name in yours: assert f'`{name}`' in text, f'{name}: the README does not say what it is'
+    names,blocks = {},python_blocks()
+    assert len(blocks)>=3
+    for block in blocks: exec(block, names)
+    assert names['scores'].avh.shape==(5,) and type(names['model'].fc).__name__=='Linear'
+
+def test_the_readmes_commands_run(tmp_path):
+    "Every block: those of avh are run where index is executed; git, pip and make are stand-ins that say how they were called"
+    blocks = re.findall(r'```sh\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)
+    code = [c.source for c in nbformat.read(ROOT/'nbs/index.ipynb', as_version=4).cells if c.cell_type=='code']
+    run_there = [b for b in blocks if b.startswith('avh ')]
+    assert run_there and all(f'"""\n{b}"""' in '\n'.join(code) for b in run_there) and any("'-ec', commands]" in c for c in code)
+    stand_in = '#!/bin/sh\necho "$(basename "$0") $@" >> "$CALLS"\n[ "$2" = "" ] || [ "$1" != clone ] || mkdir "$(basename "$2")"\n'
+    for name in ('git', 'pip', 'make'):
+        (tmp_path/'bin').mkdir(exist_ok=True); (tmp_path/'bin'/name).write_text(stand_in); (tmp_path/'bin'/name).chmod(0o755)
+    env = dict(CALLS=str(tmp_path/'calls'), PATH=f"{tmp_path/'bin'}{os.pathsep}{os.environ['PATH']}")
+    for b in set(blocks)-set(run_there): assert run('bash', '-ec', b, cwd=tmp_path, **env).returncode==0, b
+    calls = set((tmp_path/'calls').read_text().splitlines())
+    assert calls=={'git clone https://github.com/avh-nb/avh_nb', 'pip install -e .[images]', 'make paper', 'make test'}
+
+def hardness():
+    "What is written in the picture of the hardest images"
+    return json.loads(Image.open(ROOT/'nbs/images/hardness.png').text['rows'])
+
+def test_the_picture_of_hardness_says_what_its_alt_text_says():
+    rows = hardness()
+    avh,people = ([float(r[k].split()[0]) for r in rows] for k in ('avh', 'people'))
+    assert len(rows)==10 and max(avh[:5])<min(avh[5:]) and min(people[:5])>=9 and max(people[5:])<=6
+    said = (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+    assert all(f" {r['label']}" in said for r in rows)
+
+@pytest.mark.skipif(not available('cue_conflict'), reason='no cue conflict images')
+def test_the_numbers_of_the_picture_of_hardness_are_computed():
+    cue,rows = cue_conflict(),hardness()
+    at = [cue.votes.names.tolist().index(r['name']) for r in rows]
+    x,y = lite_features(cue.images.x[at], size=224),cue.images.y[at]
+    (w,_),of = imagenet_head('0'),categories_of('cue')
+    hard = avh(x, torch.stack([w[c].mean(0) for c in of]), y)
+    for k,(r,i) in enumerate(zip(rows, at)):
+        assert r['people']==f"{cue.votes.counts[i, y[k]]:.0f} of {cue.votes.shown[i]}"
+        assert float(r['avh'])==pytest.approx(hard[k].item(), abs=1e-3)
 
 def test_what_is_for_the_site_only_is_not_committed():
     cells = [c for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts for c in nbformat.read(p,
@@ -120,9 +151,10 @@ def test_the_table_of_claims_fits(width, capsys):
 def test_the_readmes_table_is_that_of_the_records():
     "What is computed live, as the toy is, may differ in its last digit on another machine"
     text = (ROOT/'README.md').read_text(encoding='utf-8')
-    recorded = [c for s in STUDIES if study(s).grid for c in study(s).claims()]
+    recorded = [c for c in claims() if c.study and study(c.study).grid]
     assert len(recorded)>10
-    for row in claims_table(recorded).split('\n')[2:]: assert row in text
+    rows = re.sub(r'\]\((paper/\w+)\.ipynb', rf']({site_address(ROOT)}/\1.html', claims_table(recorded)).split('\n')[2:]
+    for row in rows: assert row in text
     for c in claims(): assert f"| {c.text} |".replace('|ρ|', '\\|ρ\\|') in text
 
 NOT_RUN = ('visda', 'imagenet') # recipes for those who have the images

@@ -1,6 +1,7 @@
 "The line at the end of each command's --help does what it says: here with little data, and without a network."
-import os, shlex, sys
+import json, os, shlex, sys
 from glob import glob
+from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from PIL import Image
 from avh_nb.tool import bench
@@ -87,3 +88,16 @@ def test_no_example_is_left_out():
     "That of site is run where the site is checked"
     here = {k.removeprefix('test_').replace('_', ' ') for k in globals() if k.startswith('test_')}
     assert set(COMMANDS)-here=={'site'}
+
+START = sorted((Path(__file__).parents[2]/'nbs'/'start').glob('*.ipynb'))
+
+@pytest.mark.parametrize('page', START, ids=lambda p: p.stem)
+def test_a_page_to_start_with_is_short(page):
+    "How to install it, blocks of at most twelve lines of code, and nothing exported; nbdev_test executes all of it"
+    cells = [(c['cell_type'], ''.join(c['source'])) for c in json.loads(page.read_text(encoding='utf-8'))['cells']]
+    text = '\n'.join(s for kind,s in cells if kind=='markdown')
+    assert 'not on PyPI' in text and '**Look at**' in str(cells)
+    assert 'git clone https://github.com/avh-nb/avh_nb && cd avh_nb\npip install -e' in text
+    shown = [s for kind,s in cells if kind=='code' and '#| hide' not in s and '#| echo: false' not in s]
+    assert shown and all(sum(1 for l in s.splitlines() if l.strip() and not l.startswith('#|'))<=12 for s in shown)
+    assert not any(s.startswith(('#| export', '#| default_exp')) for _,s in cells)
