@@ -57,8 +57,8 @@ def _correlation(ra, rb, counts):
 def bootstrap_spearman(
     scores, # (M, N): M scores of the same N images
     human, # (N,)
-    n_boot: int=1000,
-    seed: int=0,
+    n_boot: int=1000, # Number of draws
+    seed: int=0, # Of the draws
     groups=None, # (N,) ids of images that are not independent, and drawn together; None: each image by itself
 )->np.ndarray: # (n_boot, M) correlations; one row is one draw of images, shared by all scores
     "Spearman's correlation of each score with `human` on images drawn with replacement"
@@ -82,9 +82,9 @@ def interval(
 # %% ../../nbs/stats/correlation.ipynb #5e16db19
 class Interval(NamedTuple):
     "An estimate with the interval around it"
-    mean: float
-    low: float
-    high: float
+    mean: float # The estimate
+    low: float # Lower end
+    high: float # Upper end
 
     def __format__(self, spec): return f'{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]'
 
@@ -100,7 +100,7 @@ class Interval(NamedTuple):
     def _judge(self, claimed, other, rule):
         return Verdict.of({'claimed' if claimed else 'other' if other else 'both'}, rule, self)
     def verdict(self,
-        at: float=0, # What the estimate is held against
+        at: float=0, # What the estimate is compared with
     )->Verdict: # 'yes': all of the interval is above; 'no': all of it is below; 'open': neither
         "Is it above `at`?"
         return self._judge(self.low>at, self.high<at, f'above {at:.3g}')
@@ -114,7 +114,7 @@ class Interval(NamedTuple):
 # %% ../../nbs/stats/correlation.ipynb #1a7e6d21
 def mean_interval(
     values, # One per seed, at least 2
-    level: float=0.95,
+    level: float=0.95, # Share of such intervals that hold the true mean
 )->Interval:
     "Mean over seeds with its interval by Student's t"
     values = np.asarray(values, float)
@@ -126,7 +126,7 @@ def mean_interval(
 # %% ../../nbs/stats/correlation.ipynb #28ae31ba
 def median_interval(
     values, # (N,) finite
-    level: float=.95,
+    level: float=.95, # Share of such intervals that hold the true median
 )->Interval: # Its `mean` is the median
     "Median with its distribution-free interval by order statistics"
     values = np.sort(np.asarray(values, float))
@@ -164,8 +164,8 @@ def compare_dependent(
     a, # (N,) a score that should grow with `human`
     b, # (N,) another
     human, # (N,)
-    n_boot: int=1000,
-    seed: int=0,
+    n_boot: int=1000, # Number of draws
+    seed: int=0, # Of the draws
 )->Comparison:
     "Spearman(a, human) minus Spearman(b, human), with the interval of a paired bootstrap and the test for dependent correlations"
     ra,rb,rab = spearman(a, human),spearman(b, human),spearman(a, b)
@@ -201,7 +201,7 @@ def bin_index(
 def binned_spearman(
     a, # (N,)
     human, # (N,) from 0 to 1
-    edges=BIN_EDGES,
+    edges=BIN_EDGES, # Ascending edges of the bins
 )->np.ndarray: # One correlation per bin; NaN where there are fewer than 3 images or no variation
     "Spearman's correlation within each bin of `human` (table 1)"
     a,human = _pair(a, human, ('a', 'human'))
