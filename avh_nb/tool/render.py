@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from latex2mathml import converter as latex2mathml
+from .pictures import fit_pictures
 
 # %% ../../nbs/tool/render.ipynb #584e7233
 def native_math(
@@ -78,6 +79,7 @@ def finish(
     anchors.cache_clear()
     made = {p: local_links(p, folder, site) for p in pages}
     for page,text in made.items(): page.write_text(native_math(text), encoding='utf-8')
+    fit_pictures(folder)
     for sheet in folder.rglob('*.css'): sheet.write_text(local_fonts(sheet.read_text(encoding='utf-8')), encoding='utf-8')
     anchors.cache_clear()
 
