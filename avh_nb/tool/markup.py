@@ -28,9 +28,9 @@ def folded_contents(
     page: str, # HTML
 )->str: # HTML; empty where the page has no list of contents
     "The list of contents of a page once more, to be unfolded on a narrow screen"
-    found = re.search(r'<nav id="TOC".*?(<ul.*</ul>).*?</nav>', page, flags=re.S)
-    if not found: return ''
-    links = re.sub(r' (?:id|class|data-[\w-]+)="[^"]*"', '', found[1])
+    found = re.search(r'<nav id="TOC".*?</nav>', page, flags=re.S)
+    if not found or '<ul' not in found[0]: return ''
+    links = re.sub(r' (?:id|class|data-[\w-]+)="[^"]*"', '', re.search('<ul.*</ul>', found[0], flags=re.S)[0])
     return f'<details class="narrow-contents"><summary>On this page</summary>{links}</details>'
 
 # %% ../../nbs/tool/markup.ipynb #476a788c
