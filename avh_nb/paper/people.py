@@ -5,14 +5,11 @@
 # %% auto #0
 __all__ = ['COMPARED', 'STUDY_NAME', 'HEADS', 'STUDY', 'run', 'interval_of', 'conditions', 'condition', 'words', 'table', 'kind',
            'points', 'draw_points', 'with_accuracy', 'only_the_head', 'fewer_images', 'alone', 'turns', 'claims',
-           'first_table', 'verdict', 'details', 'answer', 'kept_picture', 'extremes', 'draw_extremes']
+           'first_table', 'verdict', 'details', 'answer']
 
 # %% ../../nbs/paper/people.ipynb #ddb5aec7
-import json, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from collections import Counter
-from pathlib import Path
-from PIL import Image
-from ..data.votes import cue_conflict
 from .conditions import HARD, NATIVE, asked, grid, seen
 from .families import FAMILY_MEAN, NEEDS, aligned
 from .lite import LITES, PARAMETERS, VECTORS
@@ -220,33 +217,3 @@ def answer():
         f"({ahead:+.3f}); the norm is at {of(m, 'norm')}.",
         f"- *The same ImageNet features of CIFAR-10 images*: AVH is {words[zero.verdict()]} under the head of ImageNet ({zero:+.3f}), "
         f"and {words[fitted.verdict()]} under a head fitted to CIFAR-10 ({fitted:+.3f})."])
-
-# %% ../../nbs/paper/people.ipynb #7e3b307a
-def kept_picture()->str: # The path of a file
-    "The picture of eight images that is kept with the project, since the images are not"
-    return next(str(f) for p in (Path.cwd(), *Path.cwd().parents) if (f := p/'nbs'/'images'/'cue_conflict.jpg').exists())
-
-def extremes(n=4)->list: # Of rows: the easiest, then the hardest
-    "The cue conflict images that all people answered, and most or fewest recognised; each of another category"
-    cue = cue_conflict()
-    y = cue.images.y.numpy()
-    hardest = np.lexsort((-cue.votes.seconds, cue.votes.hsf(y)))
-    hardest = hardest[cue.votes.counts.sum(1)[hardest]==cue.votes.shown[hardest]]
-    def first(order):
-        found = {}
-        for i in order: found.setdefault(y[i], int(i))
-        return list(found.values())[:n]
-    return first(hardest[::-1])+first(hardest)
-
-def draw_extremes(path):
-    "Draw them with the votes, and their place by AVH of EfficientNet-Lite0; what is written is kept in the file as well"
-    cue,rows = cue_conflict(),extremes()
-    place, = percentile_ranks([seen(dict(images='cue', size=NATIVE, head='mean'), '0')['avh']])
-    said = [dict(row=i, label=cue.images.classes[cue.images.y[i]], votes=int(cue.votes.counts[i, cue.images.y[i]]), of=int(cue.votes.shown[i]),
-        easier=round(float(place[i]), 2)) for i in rows]
-    with figure(2, len(rows)//2, size=(1.5, 1.9)) as (fig,axes):
-        for ax,s in zip(axes.flat, said):
-            ax.imshow(Image.fromarray(cue.images.x[s['row']].permute(1, 2, 0).numpy()).resize((96, 96), Image.Resampling.LANCZOS))
-            ax.set_title(f"{s['label']}\n{s['votes']} of {s['of']} people\nAVH: {s['easier']:.0%} are easier", fontsize=9)
-            ax.axis('off')
-        fig.savefig(path, dpi=160, pil_kwargs=dict(quality=85, comment=json.dumps(said).encode()))

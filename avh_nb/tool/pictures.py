@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from nbdev.config import get_config
 from nbdev.process import Processor
-from ..report.plots import NARROW
+from ..report.phone import NARROW
 
 # %% ../../nbs/tool/pictures.ipynb #a9012b86
 def shown_size(
