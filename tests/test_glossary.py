@@ -5,9 +5,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT/'nbs'/'glossary.ipynb'
 EXPLAINED = {'AVC', 'AVH', 'CBST', 'CRST', 'ERM', 'Family', 'Gate', 'HSF', 'LRENT', 'MRKLD', 'Neighbour', 'Record', 'Twin', 'Verdict'}
-# Formats, tools, files and what stands in capitals for other reasons: no words of this project
-# Formats, parts of a machine, and files: no words of this project
-COMMON = {'CITATION', 'CONTRIBUTING', 'CPU', 'CSV', 'DIR', 'FILE', 'GPU', 'HTML', 'ICML', 'JPEG', 'JSON', 'PNG', 'README', 'SQL', 'STUDY',
+# Formats, parts of a machine, licences, and files: no words of this project
+COMMON = {'BY', 'CC', 'CITATION', 'CONTRIBUTING', 'CPU', 'CSV', 'DIR', 'FILE', 'GPU', 'HTML', 'ICML', 'JPEG', 'JSON', 'PNG', 'README', 'SQL', 'STUDY',
     'VGG', 'VOTES'}
 
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']

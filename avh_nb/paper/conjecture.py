@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'FIRST', 'SECOND', 'TURN', 'QUANTITIES', 'conjecture', 'dr
 # %% ../../nbs/paper/conjecture.ipynb #981a92b9
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
-from .families import FAMILY_MEAN, STEPS, aligned, curves, over_seeds, over_seeds
+from .families import FAMILY_MEAN, STEPS, aligned, curves, over_seeds
 from ..report.plots import plot_curve, register, style
 from ..stats.correlation import mean_interval
 from ..stats.curves import plateau

@@ -35,7 +35,8 @@ def draw_extremes(path):
     "Draw them with the votes, and their place by AVH of EfficientNet-Lite0; what is written is kept in the file as well"
     cue,rows = cue_conflict(),extremes()
     place, = percentile_ranks([seen(dict(images='cue', size=NATIVE, head='mean'), '0')['avh']])
-    said = [dict(row=i, label=cue.images.classes[cue.images.y[i]], votes=int(cue.votes.counts[i, cue.images.y[i]]), of=int(cue.votes.shown[i]),
+    said = [dict(row=i, label=cue.images.classes[cue.images.y[i]], votes=int(cue.votes.counts[i, cue.images.y[i]]),
+        of=int(cue.votes.shown[i]),
         easier=round(float(place[i]), 2)) for i in rows]
     with figure(2, len(rows)//2, size=(1.5, 1.9)) as (fig,axes):
         for ax,s in zip(axes.flat, said):

@@ -171,10 +171,12 @@ def verdict()->str: # Markdown
     "The answer in a few sentences, from the records"
     if not (found := best()): return ('**Not run yet: this project has no ImageNet, and nothing on this page is '
         f'a result on it.** The page shows that the recipe runs from end to end on a few drawings, and what a full run needs: the images, '
-        f"the votes, and {len(MODELS)} networks ({', '.join(m.split('/')[1].split(':')[0] for m in MODELS)}) of 8 to 144 million parameters.")
+        f"the votes, and {len(MODELS)} networks "
+            f"({', '.join(m.split('/')[1].split(':')[0] for m in MODELS)}) of 8 to 144 million parameters.")
     follows,better,norm,two,four = claims()
     first = dict(yes='AVH follows people better than confidence does', no='AVH follows people less well than confidence does',
         open='AVH and confidence follow people about equally well')[better.holds]
     return (f"**On ImageNet {first}.** Over {len(found[1])} networks on {found[0]['scored']:,} images, AVH correlates with human "
         f"selection frequency at ρ = {follows.here}; it is ahead of confidence by {better.here}, and the norm is at {norm.here} "
-        f"(95 % intervals over images and networks). Low mean AVH goes with accuracy at τ = {two.here}; the smallest ρ of AVH in any network is {four.here}.")
+        f"(95 % intervals over images and networks). Low mean AVH goes with accuracy at τ = {two.here}; "
+        f"the smallest ρ of AVH in any network is {four.here}.")

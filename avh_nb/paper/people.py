@@ -18,7 +18,6 @@ from ..report.plots import figure, register, style
 from ..report.records import recorded
 from ..stats.correlation import Interval, mean_interval, spearman
 from ..stats.human import Alignment
-from ..stats.reliability import percentile_ranks
 
 # %% ../../nbs/paper/people.ipynb #c0675577
 COMPARED = ('avh', 'confidence', 'norm') # of each network by itself

@@ -18,7 +18,7 @@ from ..curate.probe import ridge_loo
 from ..data.images import mirror
 from ..measure.head import Head
 from .conditions import HARD, NATIVE, asked, seen
-from .families import FAMILY_MEAN, NEEDS, ONE_CYCLE, aligned, run_name
+from .families import NEEDS, ONE_CYCLE, run_name
 from .lite import LITES, PARAMETERS, features, images_of
 from ..report.claims import Claim, Study
 from ..report.plots import style
@@ -205,7 +205,7 @@ def in_words(
 
 def verdict()->str: # Markdown
     "The answer in a few sentences, from the records"
-    (cue,_,test),(cifar,_,shapes) = chosen('cue'),chosen('test')
+    cue,_,test = chosen('cue')
     def one(images, k): return found(images)[f"{style(k)['label']}, own head, one network"]
     reached = dict(yes='reaches', no='falls short of', open='does not clearly reach')[test.verdict(.43)]
     return (f"**Averaging a score over networks, and asking a head that has not seen the label, help more than the choice between "

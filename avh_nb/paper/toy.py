@@ -105,7 +105,8 @@ def run(config, seed, device='cpu'):
 def toy_correlations()->pd.DataFrame: # Columns seed, bound, and the scores
     "The recorded correlations: one row per network and bound"
     found = {r['seed']: r['metrics'] for r in read_records('toy') if r['config']==CONFIG}
-    return pd.DataFrame([dict(seed=s, bound=b, **{k: m[f'{k} up to {b}'] for k in SCORES}) for s,m in sorted(found.items()) for b in BOUNDS])
+    return pd.DataFrame([dict(seed=s, bound=b, **{k: m[f'{k} up to {b}'] for k in SCORES})
+        for s,m in sorted(found.items()) for b in BOUNDS])
 
 # %% ../../nbs/paper/toy.ipynb #a1950c51
 ASKED = {.95: 'points of true probability up to 0.95', 1.: 'all points'}
@@ -143,7 +144,9 @@ def verdict()->str: # Markdown
     ahead = all(lead(b, 'confidence', k).verdict()=='yes' for b in ASKED for k in ('avh', 'norm'))
     size = sum(p.numel() for p in ToyNet().parameters())
     return (f"**Among points that could belong to more than one class, [AVH](../glossary.ipynb#avh) follows true hardness "
-        f"{well[some.verdict()]} than the length of the feature (its norm) does; over all points it follows it {well[every.verdict()]}.**\n\n"
+        f"{well[some.verdict()]} than the length of the feature (its norm) does; "
+        f"over all points it follows it {well[every.verdict()]}.**\n\n"
         f"AVH minus norm, in rank correlation: {some:+.2f} and {every:+.2f}. {'Confidence leads both. ' if ahead else ''}"
-        f"{toy_correlations().seed.nunique()} networks of {size:,} parameters were each trained on {CONFIG['points']:,} points of three clouds "
+        f"{toy_correlations().seed.nunique()} networks of {size:,} parameters were each trained on "
+        f"{CONFIG['points']:,} points of three clouds "
         f"in the plane and tested on {TEST:,} others.")

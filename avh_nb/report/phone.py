@@ -97,7 +97,8 @@ def narrowed(
     wide,high = (fig.get_size_inches()/(cols, rows)).tolist()
     n = max(1, min(cols, int(1.1*WIDTH/wide)))
     if n==cols and smallest_text(fig)>=LEAST or 1<n<cols and rows>1 or 1<n==cols: return None
-    copy = pickle.loads(pickle.dumps(fig))
+    try: copy = pickle.loads(pickle.dumps(fig))
+    except Exception: return None # such as one that holds a function without a name
     places = grid_of(copy)
     if n==1: own_labels(places)
     stretch,ratios = WIDTH/n/wide,grid.get_height_ratios()

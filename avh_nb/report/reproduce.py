@@ -33,7 +33,7 @@ def duration(
         if seconds>=1.5*size or size==1: return f'{seconds/size:.1f} {unit}' if seconds<9.95*size else f'{seconds/size:,.0f} {unit}'
 
 def times(
-    records: list, # Of one study, with `seconds` and `device`
+    records: list, # Of one study, with seconds and device
 )->str:
     "How long the runs took together, and on what"
     total = sum(r['seconds'] for r in records)

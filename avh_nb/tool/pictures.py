@@ -89,5 +89,5 @@ def fit_pictures(
     narrow = Path(narrow or folder.parent/'_narrow')
     for page in sorted(folder.rglob('*.html')):
         text = page.read_text(encoding='utf-8')
-        made = re.sub(r'<img\b[^>]*>', lambda m: fitted(m[0], page, folder, narrow), text)
+        made = re.sub(r'<img\b[^>]*>', lambda m, page=page: fitted(m[0], page, folder, narrow), text)
         if made!=text: page.write_text(made, encoding='utf-8')
