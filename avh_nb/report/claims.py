@@ -88,6 +88,7 @@ STUDIES = {
     'dynamics': 'avh_nb.paper.dynamics',
     'degradation': 'avh_nb.paper.degradation',
     'ambiguity': 'avh_nb.paper.ambiguity',
+    'gap': 'avh_nb.paper.gap',
     'selftrain': 'avh_nb.paper.selftrain',
     'domaingen': 'avh_nb.paper.domaingen',
     'adversarial': 'avh_nb.paper.adversarial',
@@ -96,7 +97,7 @@ STUDIES = {
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
     predictors='Which score follows people best', imagenet='ImageNet', dynamics='Training dynamics', degradation='Degraded images',
-    ambiguity='Hard to see, or two things at once', selftrain='Self-training across domains', domaingen='Domain generalisation',
+    ambiguity='Hard to see, or two things at once', gap='The gap', selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', bench='Benchmarks')
 
 def page_of(

@@ -74,7 +74,8 @@ def readme(
         if cell.cell_type=='markdown': parts.append(absolute(cell.source)); continue
         code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|'))
         if '#| echo: false' not in cell.source: parts.append(f'```python\n{code.strip()}\n```')
-        alt = next((m[1] for m in re.finditer(r'#\| fig-cap: "(.*)"', cell.source)), '')
+        said = {k: text for k,text in re.findall(r'^#\| fig-(alt|cap): "(.*)"$', cell.source, flags=re.M)}
+        alt = said.get('alt', said.get('cap', ''))
         for out in cell.get('outputs', []):
             data = out.get('data', {})
             if 'image/png' in data:
