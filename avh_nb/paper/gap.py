@@ -147,7 +147,7 @@ def summary():
     t,(first,second,*_) = corners_recorded(),CORNERS
     def share(corner, what, k='avh'): return f"{t.loc[(corner, FACES[k]), what]:.0%}"
     return '\n'.join([
-        f"**People and networks disagree about what is hard; AVH is {_lead(difference, confidence)}.** "
+        f"**People and networks disagree about what is hard.** AVH is {_lead(difference, confidence)}. "
         'The networks are twelve small ones (0.3 to 0.7 million parameters) trained on CIFAR-10. '
         f"The rank of a CIFAR-10 test image in hardness for people and for networks differs by {avh.mean:.3f} on average by AVH "
         f"and by {confidence.mean:.3f} by confidence (difference {difference:+.3f} over 3 seeds of four families; "

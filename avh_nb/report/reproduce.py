@@ -40,7 +40,7 @@ def times(
     middle = sorted(r['seconds'] for r in records)[len(records)//2]
     devices = sorted({r['device'] for r in records})
     devices = [d.replace(' 1 threads', ' 1 thread') for d in devices] # as older records have it
-    return f"{duration(total)} for {len(records):,} runs ({duration(middle)} in the middle), on {'; '.join(devices)}"
+    return f"{duration(total)} for {len(records):,} run{'s'*(len(records)>1)} ({duration(middle)} in the middle), on {'; '.join(devices)}"
 
 # %% ../../nbs/report/reproduce.ipynb #156c2215
 MEGABYTES = dict(cifar10=144, cifar10h=1, pacs=191, usps=2, imagenet_real=3)
@@ -88,7 +88,7 @@ def reproduce(
     for t in s.then:
         if of := read_records(t.name): rows |= {'summaries': f"{_of_records(t.name, of)['records']}, {times(of)}"}
     rows['notebook'] = f'[nbs/{page}.ipynb]({repository(f"nbs/{page}.ipynb")})'
-    took = f', {len(records):,} runs, {duration(sum(r["seconds"] for r in records))}' if records else ', not run yet'
+    took = f', {len(records):,} run{"s"*(len(records)>1)}, {duration(sum(r["seconds"] for r in records))}' if records else ', not run yet'
     table = [f'| {k} | {v.replace("|", chr(92)+"|")} |' for k,v in rows.items()]
     return '\n'.join([f'<details class="reproduce"><summary>Reproduce: <code>avh rebuild {name}</code>{took}</summary>', '',
         '| what | how |', '|---|---|', *table, '', '</details>'])

@@ -6,6 +6,7 @@ from PIL import Image
 from avh_nb.data.sets import available
 from avh_nb.report.explorer import columns_for, explorer_page, framed, sprite
 from avh_nb.paper import gap
+from avh_nb.stats.correlation import spearman
 
 BROWSER = next((b for b in ('chromium', 'chromium-browser', 'google-chrome') if shutil.which(b)), None)
 rng = np.random.default_rng(0)
@@ -39,13 +40,18 @@ window.onerror = m => seen.push('error: '+m);
 const rows = () => [...document.querySelectorAll('#votes tr')].map(r => r.innerText.replace(/\\s+/g, ' '));
 send('pointermove', px[30]+1, py[30]-1);
 seen.push(document.querySelector('#card h2').innerText, rows(), getComputedStyle($('thumb')).backgroundImage.slice(0, 27));
-$('x').value = 'b'; $('x').onchange(); seen.push(Math.abs(px[0]-px[7]) < 1e-9 && px[0] < px[1]);
+$('x').value = 'b'; $('x').onchange(); seen.push(px[0] != px[7] && Math.abs(px[0]-px[7]) <= 10 && px[0] < px[1]); // a seventh share each value: spread a little
 send('pointerdown', 0, 0); send('pointermove', width, height); send('pointerup', width, height);
 seen.push($('chosen').innerText.slice(0, 9), document.querySelectorAll('#grid button').length);
 document.querySelectorAll('#grid button')[12].onmouseenter(); seen.push(document.querySelector('#card h2').innerText);
 canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
 seen.push(document.querySelector('#card h2').innerText != 'cat (image 112)');
-const out = document.createElement('pre'); out.id = 'seen'; out.textContent = JSON.stringify(seen); document.body.append(out);
+const all = $('rho').textContent; $('only').value = 2; $('only').onchange();
+const extra = [all, $('rho').textContent, px.filter(v => !isNaN(v)).length, location.hash];
+send('pointerdown', 0, 0); send('pointermove', width, height); send('pointerup', width, height);
+extra.push(document.querySelector('textarea').value.split(', ').length, $('chosen').innerText.includes('a click on the plot clears it'));
+for (const [id, what] of [['seen', seen], ['extra', extra]]) {
+  const out = document.createElement('pre'); out.id = id; out.textContent = JSON.stringify(what); document.body.append(out); }
 </script></body>"""
 
 def in_browser(tmp_path, page, width=1200):
@@ -65,6 +71,10 @@ def test_hovering_brushing_and_keys(tmp_path, width):
     dom = in_browser(tmp_path, page().replace('</body>', DRIVE), width)
     assert seen(dom)==['cat (image 130)', ['cat 30', 'dog 2'], 'url("data:image/webp;base64', True, '60 images', 60, 'cat (image 112)',
         True]
+    b = np.arange(N)%7 # on both axes by then
+    every,frogs,left,link,listed,hint = json.loads(html.unescape(re.search(r'<pre id="extra">(.*?)</pre>', dom)[1]))
+    assert every==f'rank correlation {spearman(b, b):.2f} (60 images)' and left==listed==20 and frogs.endswith('(20 images)')
+    assert re.fullmatch(r'#image=1\d\d', link) and hint
 
 # The size of the sprite as the browser reads it, the side of an image in it, and what the page shows of image 0
 LOADED = """<script>
