@@ -6,8 +6,8 @@ ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT/'nbs'/'glossary.ipynb'
 EXPLAINED = {'AVC', 'AVH', 'CBST', 'CRST', 'ERM', 'Family', 'Gate', 'HSF', 'LRENT', 'MRKLD', 'Neighbour', 'Record', 'Twin', 'Verdict'}
 # Formats, parts of a machine, licences, and files: no words of this project
-COMMON = {'BY', 'CC', 'CITATION', 'CONTRIBUTING', 'CPU', 'CSV', 'DIR', 'FILE', 'GPU', 'HTML', 'ICML', 'JPEG', 'JSON', 'PNG', 'README', 'SQL', 'STUDY',
-    'VGG', 'VOTES'}
+COMMON = {'BY', 'CC', 'CITATION', 'CONTRIBUTING', 'CPU', 'CSV', 'DIR', 'FILE', 'GPU', 'HTML', 'ICML', 'JPEG', 'JSON', 'PNG', 'README',
+    'SQL', 'STUDY', 'VGG', 'VOTES'}
 
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
 

@@ -127,7 +127,8 @@ def run(config, seed, device='cpu'):
 def corners_recorded()->pd.DataFrame:
     "The corners in numbers, from the record"
     of = [(*k.split('; '), v) for k,v in recorded('gap')[-1]['metrics'].items() if '; ' in k]
-    return pd.DataFrame(of, columns=['corner', 'networks by', 'what', 'value']).pivot_table('value', ['corner', 'networks by'], 'what', sort=False)
+    table = pd.DataFrame(of, columns=['corner', 'networks by', 'what', 'value'])
+    return table.pivot_table('value', ['corner', 'networks by'], 'what', sort=False)
 
 STUDY = Study('gap', grid, run, NEEDS)
 

@@ -97,7 +97,8 @@ STUDIES = {
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
     predictors='Which score follows people best', imagenet='ImageNet', dynamics='Training dynamics', degradation='Degraded images',
-    ambiguity='Hard to see, or two things at once', gap='The gap', selftrain='Self-training across domains', domaingen='Domain generalisation',
+    ambiguity='Hard to see, or two things at once', gap='The gap',
+    selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', bench='Benchmarks')
 
 def page_of(

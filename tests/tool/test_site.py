@@ -47,7 +47,7 @@ def test_it_builds_without_a_broken_link_or_a_warning(built, docs, tmp_path):
     (tmp_path/'index.html').write_text('<a href="nowhere.html">x</a>')
     assert 'index.html: nowhere.html' in check_site(tmp_path)['broken']
 
-@pytest.mark.parametrize('name,figures', [('human', 4), ('dynamics', 4), ('conjecture', 5), ('degradation', 3), ('gap', 2),
+@pytest.mark.parametrize('name,figures', [('human', 4), ('dynamics', 2), ('conjecture', 4), ('degradation', 3), ('gap', 2),
     ('selftrain', 4), ('domaingen', 3), ('adversarial', 4)])
 def test_studies_show_their_figures(pages, name, figures):
     page = pages[f'paper/{name}']
@@ -227,7 +227,7 @@ def test_a_table_of_claims_is_cards_on_a_phone(browser, docs):
     browser.mode('light'); browser.size(390); browser.open(docs/'index.html')
     shown = "getComputedStyle(document.querySelector('table.claims tbody tr')).display"
     label = "getComputedStyle(document.querySelector('table.claims td:last-child'), '::before').content"
-    badges = "document.querySelectorAll('table.claims .verdict').length == document.querySelectorAll('table.claims tbody tr').length"
+    badges = "document.querySelectorAll('table.claims .verdict').length == [...document.querySelectorAll('table.claims tbody tr')].filter(r => r.cells[1].textContent.trim()).length"
     assert browser.run(shown)=='block' and browser.run(label)!='none' and browser.run(badges)
     browser.size(1280)
     assert browser.run(shown)=='table-row' and browser.run(label)=='none'
