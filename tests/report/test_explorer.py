@@ -40,7 +40,9 @@ window.onerror = m => seen.push('error: '+m);
 const rows = () => [...document.querySelectorAll('#votes tr')].map(r => r.innerText.replace(/\\s+/g, ' '));
 send('pointermove', px[30]+1, py[30]-1);
 seen.push(document.querySelector('#card h2').innerText, rows(), getComputedStyle($('thumb')).backgroundImage.slice(0, 27));
-$('x').value = 'b'; $('x').onchange(); seen.push(px[0] != px[7] && Math.abs(px[0]-px[7]) <= 10 && px[0] < px[1]); // a seventh share each value: spread a little
+$('x').value = 'b'; $('x').onchange(); 
+// a seventh of the points share each value: they are spread a little
+seen.push(px[0] != px[7] && Math.abs(px[0]-px[7]) <= 10 && px[0] < px[1]);
 send('pointerdown', 0, 0); send('pointermove', width, height); send('pointerup', width, height);
 seen.push($('chosen').innerText.slice(0, 9), document.querySelectorAll('#grid button').length);
 document.querySelectorAll('#grid button')[12].onmouseenter(); seen.push(document.querySelector('#card h2').innerText);
