@@ -202,7 +202,8 @@ def verdict_table(criterion=.95):
     n = curves().groupby('schedule').seed.nunique()
     return '\n\n'.join([
         markdown_table(pd.DataFrame(rows).set_index('discovery')),
-        f"Units: 1 share of the training; 2 Kendall's τ; 3 percent per epoch; 4 and 5 Spearman's ρ. A curve is on its plateau once it has "
+        f"Units: 1 share of the training; 2 Kendall's τ; 3 percent per epoch; 4 and 5 Spearman's ρ. "
+        f"A curve is on its plateau once it has "
         f"made {criterion:.0%} of its total change. 95 % intervals over seeds: {n['steps']} for each family under steps, "
         f"{n['one cycle']} under one cycle."])
 
