@@ -199,7 +199,7 @@ ARCCOS = 1.57079630, -.214598697, .0889773122, -.0501641884, .0308627512, -.0170
 def arccos_polynomial(
     t: torch.Tensor, # Cosines; what lies just outside -1 to 1 is taken as the end
 )->torch.Tensor: # Radians from 0 to pi
-    "arccos by square root and polynomial, in plain PyTorch: the form that compiled engines are held against"
+    "arccos by square root and polynomial, in plain PyTorch: the form that compiled engines are compared with"
     a = t.abs().clamp(max=1)
     angle = (1-a).sqrt()*functools.reduce(lambda p, c: p*a+c, reversed(ARCCOS))
     return torch.where(t<0, math.pi-angle, angle)

@@ -48,7 +48,7 @@ class Tally:
 def ahead(
     z: torch.Tensor, # Logits (N,)
     k: torch.Tensor, # Their classes (N,), -1 for none
-    other_z: torch.Tensor, other_k: torch.Tensor, # What they are held against
+    other_z: torch.Tensor, other_k: torch.Tensor, # What they are compared with
 )->torch.Tensor: # (N,) boolean
     "Does a class come before another in the order of their logits?"
     return (other_k<0) | ((k>=0) & ((z>other_z) | ((z==other_z) & (k<other_k))))

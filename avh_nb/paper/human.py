@@ -87,7 +87,7 @@ def align(config, seeds, device='cpu'):
 
 # %% ../../nbs/paper/human.ipynb #94ad36a8
 def summaries(seeds=3, part='all')->list: # Of (config, list of seeds)
-    """What is held against people when all parts are run, each over the seeds that are recorded, however many are asked for:
+    """What is compared with people when all parts are run, each over the seeds that are recorded, however many are asked for:
     every configuration, AlexNet of all classes on animals alone, and the mean of the families"""
     if part!='all': return []
     records = read_records('human')

@@ -161,7 +161,7 @@ def run(config, seed, device='cpu'):
     return res
 
 # %% ../../nbs/paper/predictors.ipynb #6d9daf45
-PUBLISHED = {'angular gap, calibrated (Peng et al. 2022)': .384, 'bootstrap entropy of CLIP probes, held against human entropy': .43}
+PUBLISHED = {'angular gap, calibrated (Peng et al. 2022)': .384, 'bootstrap entropy of CLIP probes, compared with human entropy': .43}
 
 def grid(seeds=1):
     "The runs of the study: each set of images"

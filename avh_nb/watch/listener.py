@@ -80,7 +80,7 @@ def _head_ran(self: Listener, layer, entered, out):
     self.head = head = Head.of(layer)
     x = head.features(entered)
     if not self.checked: check_logits(head, x, out, self.found)
-    self.checked,self.made = True,[out.detach()] # to be held against what the model returns
+    self.checked,self.made = True,[out.detach()] # to be compared with what the model returns
     self.parts.append(head.unreported(x, self._labels(len(x))).cpu())
 
 @patch
