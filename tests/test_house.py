@@ -144,7 +144,7 @@ def test_a_cell_of_imports_holds_imports_only():
         code = [s for kind,s in cells(p) if kind=='code']
         if not any(map(exported, code)): continue # nothing is executed
         for s in code:
-            if re.search(r'^#\| *(export|exec_doc|eval: false)|nbdev_export\(\)', s, flags=re.M): continue
+            if re.search(r'^#\| *(export|exec_doc|eval: false)', s, flags=re.M): continue
             kinds = {type(n) for n in ast.walk(ast.parse(s))}
             if kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign}: mixed.append(f'{p.relative_to(ROOT)}: {s[:80]}')
     assert mixed==[]
