@@ -1,5 +1,5 @@
 "The line at the end of each command's --help does what it says: here with little data, and without a network."
-import json, os, shlex, sys
+import ast, builtins, json, os, shlex, sys
 from glob import glob
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
@@ -101,3 +101,23 @@ def test_a_page_to_start_with_is_short(page):
     shown = [s for kind,s in cells if kind=='code' and '#| hide' not in s and '#| echo: false' not in s]
     assert shown and all(sum(1 for l in s.splitlines() if l.strip() and not l.startswith('#|'))<=12 for s in shown)
     assert not any(s.startswith(('#| export', '#| default_exp')) for _,s in cells)
+
+def free_names(blocks):
+    "Names that blocks of code use and neither they nor those before them make"
+    made,free = set(dir(builtins)),set()
+    for block in blocks:
+        nodes = list(ast.walk(ast.parse(block)))
+        made |= {a.asname or a.name.split('.')[0] for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+        made |= {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}|{n.arg for n in nodes if isinstance(n, ast.arg)}
+        made |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        free |= {n.id for n in nodes if isinstance(n, ast.Name)}-made
+    return free
+
+@pytest.mark.parametrize('page', START, ids=lambda p: p.stem)
+def test_what_is_seen_of_a_page_can_be_pasted(page):
+    "No block leans on a cell that a reader of the site does not see"
+    cells = [''.join(c['source']) for c in json.loads(page.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    assert free_names(s for s in cells if '#| hide' not in s and '#| echo: false' not in s)==set()
+
+def test_a_free_name_is_found():
+    assert free_names(['import os\nx = [y for y in os.listdir()]', 'print(x, z)'])=={'z'}
