@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WALK', 'FGSM', 'ATTACKS', 'IMAGES', 'NEEDS', 'HARDNESS', 'STUDY', 'LABELLED', 'UNLABELLED', 'grid', 'look', 'walk',
-           'others', 'attack_network', 'harder', 'summarise', 'run', 'of_attack', 'over_families', 'path_of', 'claims',
-           'summary']
+           'others', 'attack_network', 'harder', 'summarise', 'run', 'of_attack', 'over_families', 'path_of', 'along',
+           'draw_along', 'claims', 'lead', 'details']
 
 # %% ../../nbs/paper/adversarial.ipynb #17e60bcc
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from functools import cache
 from sklearn.metrics import roc_auc_score
 from ..angle import angles
@@ -17,6 +17,7 @@ from ..data.sets import cifar10
 from ..measure.head import Head
 from .families import network
 from ..report.claims import Claim, Study
+from ..report.plots import figure, plot_curve
 from ..report.records import recorded, same_seeds
 from ..stats.correlation import Interval, mean_interval
 from ..train.models import FAMILIES
@@ -128,6 +129,26 @@ def path_of(of, key):
     "A number of each run of a family at each step of the walk (runs, steps)"
     return np.array([[m[f'{key} step {i}'] for i in range(WALK['steps']+1)] for m in of])
 
+# %% ../../nbs/paper/adversarial.ipynb #cd27c1ed
+def along(key, relative=False):
+    "A number at each step of the walk, mean of the families: a row per seed and step"
+    rows = []
+    for a,ms in of_attack(0).items():
+        for seed,way in enumerate(path_of(ms, key)):
+            rows += [dict(arch=a, seed=seed, step=i, value=v/(way[0] if relative else 1)) for i,v in enumerate(way)]
+    return pd.DataFrame(rows).groupby(['seed', 'step'], as_index=False).value.mean()
+
+def draw_along():
+    "The figure at the top of this page"
+    with figure(3, 1, size=(5, 2.1), sharex=True) as (fig,axes):
+        for k in ('avh', 'avh_predicted'): plot_curve(axes[0], along(k), 'step', 'value', k)
+        plot_curve(axes[1], along('confidence_predicted'), 'step', 'value', 'confidence_predicted')
+        plot_curve(axes[1], along('crossed'), 'step', 'value', 'crossed', label='share that has crossed')
+        plot_curve(axes[2], along('norm', relative=True), 'step', 'value', 'norm')
+        for ax,label in zip(axes, ('AVH', 'probability, share', 'norm of x\n(start = 1)')): ax.set_ylabel(label)
+        for ax in axes[:2]: ax.legend(fontsize=8)
+        axes[2].set(xlabel='step', xticks=range(0, WALK['steps']+1, 5))
+
 # %% ../../nbs/paper/adversarial.ipynb #66a3deb3
 def claims():
     "What this page tests"
@@ -144,21 +165,29 @@ LABELLED = dict(yes='Yes, if the label is known', no='No, not even if the label 
 UNLABELLED = dict(yes='still looks harder than a clean image', no='looks *easier* than a clean image',
     open='cannot be told from a clean image')
 
-def summary():
-    "What this page finds, in a few sentences of Markdown"
+def lead():
+    "The answer in two sentences, from the records"
+    of = of_attack(0)
+    end = {k: over_families(of, f'auroc end {k}') for k in HARDNESS}
+    return f"""**{LABELLED[end['avh'].verdict(at=.5)]}; without the label an [adversarial example](../glossary.ipynb#adversarial-example)
+{UNLABELLED[end['avh_predicted'].verdict(at=.5)]}, by [AVH](../glossary.ipynb#avh) of the class the network sees.**
+
+After 20 steps of [PGD](../glossary.ipynb#pgd) within 8/255, AVH of the label calls the example harder than a clean image in
+{end['avh']:.2f} of the pairs (0.5 is chance), AVH of the predicted class in {end['avh_predicted']:.2f}.
+Attacked are 12 small networks trained on CIFAR-10 (four families of 0.3 to 0.7 million parameters,
+{min(map(len, of.values()))} seeds each), on {IMAGES:,} test images of 32 pixels."""
+
+def details():
+    "What else is found on the way"
     of,weak = of_attack(0),of_attack(1)
-    end,crossing = ({k: over_families(of, f'auroc {moment} {k}') for k in HARDNESS} for moment in ('end', 'crossing'))
+    crossing = {k: over_families(of, f'auroc crossing {k}') for k in HARDNESS}
     near = {k: over_families(weak, f'auroc end {k}') for k in ('avh_predicted', 'confidence_predicted')}
     ratios = {a: [{'ratio': m[f"norm step {WALK['steps']}"]/m['norm step 0']} for m in ms] for a,ms in of.items()}
-    return f"""**{LABELLED[end['avh'].verdict(at=.5)]}; without the label an adversarial example
-{UNLABELLED[end['avh_predicted'].verdict(at=.5)]}, by AVH of the class the network sees.**
-After 20 steps of PGD within 8/255, AVH of the label calls the example harder than a clean image in {end['avh']:.2f} of the pairs,
-AVH of the predicted class in {end['avh_predicted']:.2f}, and confidence in the predicted class in {end['confidence_predicted']:.2f}.
-
+    return f"""- *Confidence* in the predicted class: {over_families(of, 'auroc end confidence_predicted'):.2f}.
 - *At the border*, when it has just crossed to another class: {crossing['avh_predicted']:.2f} by AVH of the predicted class,
   {crossing['confidence_predicted']:.2f} by confidence.
 - *A weak attack*, within 2/255, crosses with {over_families(weak, 'success').mean:.0%} of the images and stays near the border:
   {near['avh_predicted']:.2f} and {near['confidence_predicted']:.2f}.
 - *On the way* the feature turns away from its class, and the norm ends at {over_families(ratios, 'ratio'):.2f} of what it was at the start.
 
-95 % intervals over {min(map(len, of.values()))} seeds, each the mean of four families of networks trained on CIFAR-10; 0.5 is chance."""
+Intervals are of 95 %, over seeds, each the mean of the four families."""

@@ -58,4 +58,4 @@ def test_the_page_says_what_the_records_say():
     records = [r for r in read_records('adversarial') if r['config']['eps']=='8/255' and r['config']['attack']=='pgd']
     for claim,k in zip(study.claims(), ('avh', 'avh_predicted')):
         mean = np.mean([r['metrics'][f'auroc end {k}'] for r in records])
-        assert claim.here.startswith(f'{mean:.2f} [') and claim.here in study.summary()
+        assert claim.here.startswith(f'{mean:.2f} [') and claim.here in study.lead()+study.details()
