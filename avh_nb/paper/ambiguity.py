@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORSE', 'CASES', 'STUDY', 'mixtures', 'as_votes', 'grid', 'asked', 'head_of', 'seen', 'degraded', 'examples', 'run',
-           'found', 'shown', 'ranked', 'blind', 'together', 'claims', 'verdict']
+           'found', 'shown', 'draw_sources', 'draw_ambiguity', 'ranked', 'blind', 'together', 'claims', 'verdict',
+           'details']
 
 # %% ../../nbs/paper/ambiguity.ipynb #d87758bf
 import json
@@ -16,9 +17,9 @@ from ..data.votes import cifar10h_votes, cue_conflict
 from .conditions import DEGRADED, NATIVE
 from .divided import ASKED, answers, kinds_of, named_second, runner_up
 from .families import NEEDS
-from .lite import LITES, categories_of, cifar_head, features, imagenet_head
+from .lite import LITES, PARAMETERS, categories_of, cifar_head, features, imagenet_head
 from ..report.claims import Claim, Study
-from ..report.plots import style
+from ..report.plots import figure, style
 from ..report.records import recorded
 from ..stats.correlation import Interval
 
@@ -124,6 +125,24 @@ def shown(case):
     "The examples of a data set and head"
     return json.loads(recorded('ambiguity', **CASES[case])[0]['metrics']['examples'])
 
+# %% ../../nbs/paper/ambiguity.ipynb #0e6bb788
+def draw_sources(ax, of, title):
+    "Every score by how well it sees ambiguity (across) and degradation (up), with intervals"
+    for k in ASKED:
+        s,(x,y) = style(k),(of[f'{what} {k}'] for what in ('ambiguity', 'degradation'))
+        ax.errorbar(x.mean, y.mean, xerr=[[x.mean-x.low], [x.high-x.mean]], yerr=[[y.mean-y.low], [y.high-y.mean]], fmt=s['marker'],
+            color=s['color'], ms=6, lw=.8, label=s['label'])
+    for line in (ax.axhline, ax.axvline): line(.5, color='black', lw=.8)
+    ax.set(title=title, xlabel='ambiguous against agreed (share of pairs)', ylabel='degraded against clean\n(share of pairs)')
+
+# %% ../../nbs/paper/ambiguity.ipynb #ab5dce4d
+def draw_ambiguity():
+    "The figure at the top of this page"
+    with figure(2, 1, size=(5, 3.4)) as (fig,axes):
+        for ax,case in zip(axes, ('CIFAR-10, fitted head', 'cue conflict')): draw_sources(ax, found(case), case)
+        axes[0].legend(loc='lower center', bbox_to_anchor=(.45, 1.1), ncol=2, fontsize=8)
+    return axes
+
 # %% ../../nbs/paper/ambiguity.ipynb #49feaf4e
 def ranked(of, what):
     "Scores from the one that sees this best to the one that sees it least"
@@ -158,22 +177,27 @@ STUDY = Study('ambiguity', grid, run, (*NEEDS, 'cue_conflict'), claims)
 
 # %% ../../nbs/paper/ambiguity.ipynb #7488b484
 def verdict():
-    "What this page finds, in a few sentences of Markdown"
+    "The first answer, in a few sentences"
     if not claims(): return 'Nothing is recorded yet; `avh rebuild ambiguity` records it.'
-    cifar,unfitted,cue = map(found, CASES)
-    def names(ks): return ', '.join(style(k)['label'] for k in ks) or 'none'
+    cifar = found('CIFAR-10, fitted head')
     def both(k): return f"{cifar[f'ambiguity {k}']:.2f} and {cifar[f'degradation {k}']:.2f}"
     seen_first,degraded_first = ranked(cifar, 'ambiguity')[0],ranked(cifar, 'degradation')[0]
     lead = dict(yes='AVH sees both sources of hardness.', no='AVH sees neither source of hardness.',
         mixed='AVH sees one source of hardness and not the other.', open='Whether AVH sees either is open.')[claims()[0].holds]
+    return (f"**{lead}**\n\nOn CIFAR-10, AVH of the label tells ambiguous images from agreed ones, and degraded ones from clean ones, in "
+        f"{both('avh')} of the pairs. Confidence does in {both('confidence')}, the norm in {both('norm')}. AVH minus "
+        f"confidence is {cifar['ambiguity avh over confidence']:+.3f} and {cifar['degradation avh over confidence']:+.3f}. Best at "
+        f"ambiguity is {style(seen_first)['label']}, best at degradation {style(degraded_first)['label']}. "
+        f"Asked are three networks that have seen ImageNet, of {', '.join(f'{PARAMETERS[w]/1e6:.1f}' for w in LITES)} million parameters, "
+        f"on {cifar['images']:,.0f} images.")
+
+def details():
+    "The other answers, in numbers"
+    cifar,unfitted,cue = map(found, CASES)
+    def names(ks): return ', '.join(style(k)['label'] for k in ks) or 'none'
     def second(of): return f"{of['second difference']:+.3f} (the two orders differ on {of['second apart'].mean:.0%} of the images)"
     def rho(of): return f"{of['follows angle']:.2f}, {of['follows angle over log probability']:+.3f} from that of log probabilities"
     return '\n'.join([
-        f"**{lead}** On CIFAR-10, AVH of the label tells ambiguous images from agreed ones, and degraded ones from clean ones, in "
-        f"{both('avh')} of the pairs. Confidence does in {both('confidence')}, the norm in {both('norm')}. AVH minus "
-        f"confidence is {cifar['ambiguity avh over confidence']:+.3f} and {cifar['degradation avh over confidence']:+.3f}. Best at "
-        f"ambiguity is {style(seen_first)['label']}, best at degradation {style(degraded_first)['label']}.",
-        '',
         f"- *Not above chance* on cue conflict: for ambiguity {names(blind(cue, 'ambiguity'))}; for a loss of contrast "
         f"{names(blind(cue, 'degradation'))}.",
         f"- *People's second class* is second by angle in {cifar['second angle']:.3f}, by probability in "

@@ -196,14 +196,14 @@ def made_up(avh, second, follows):
     of |= {f'{f} {k}': interval(follows) for f in ('follows', 'divided follows') for k in ('angle', 'angle over log probability')}
     of |= {f'{what} avh over confidence': interval(0) for what in ('ambiguity', 'degradation')}
     return of | {'second difference': interval(second), 'second angle': interval(.3), 'second probability': interval(.3),
-        'second apart': interval(.1)}
+        'second apart': interval(.1), 'images': 10_000.}
 
 @pytest.mark.parametrize('made,holds,lead', [((.8, .2, .4), ['yes']*3, 'AVH sees both sources'),
     ((.3, -.2, -.4), ['no']*3, 'AVH sees neither'), ((.52, .01, .01), ['open']*3, 'Whether AVH sees either is open')])
 def test_claims_and_text_follow_the_records(monkeypatch, made, holds, lead):
     monkeypatch.setattr(ambiguity, 'found', lambda case: made_up(*made))
     assert [c.holds for c in ambiguity.claims()]==holds
-    text = ambiguity.verdict()
+    text = ambiguity.verdict()+ambiguity.details()
     assert text.startswith(f'**{lead}') and f'{made[1]:+.3f} [' in text
     assert ('none' in text)==(made[0]>.55)
 
