@@ -6,14 +6,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-# Imported once, in a process from which each notebook's is forked; nothing of this package, and nothing that starts threads
-SHARED = ('nbdev.test', 'fastcore.test', 'torch', 'torchvision', 'pandas', 'scipy.stats', 'sklearn.linear_model', 'seaborn',
+# Imported once, in a process from which each notebook's is forked; nothing of this package, nor torchvision, which imports Triton
+SHARED = ('nbdev.test', 'fastcore.test', 'torch', 'pandas', 'scipy.stats', 'sklearn.linear_model', 'seaborn',
     'PIL.Image', 'pytest')
 
 def execute(notebook, said):
     "What `nbdev_test` does with one notebook; what it prints goes to a file"
     file = os.open(said, os.O_WRONLY|os.O_CREAT)
     for stream in (1, 2): os.dup2(file, stream)
+    multiprocessing.set_start_method(None, force=True) # that of the platform, as in any other process
     os.chdir(ROOT)
     from nbdev.config import get_config
     from nbdev.test import test_nb
