@@ -22,7 +22,7 @@ if importlib.util.find_spec('triton'):
 
 def pytest_terminal_summary(terminalreporter):
     passed = terminalreporter.stats.get('passed', [])
-    notebooks = sum('test_notebooks.py' in r.nodeid for r in passed)
+    notebooks = sum('::test_notebook[' in r.nodeid for r in passed)
     for r in passed:
         for name,value in r.user_properties: terminalreporter.write_line(f'{name}: {value}')
     terminalreporter.write_line(f'{notebooks} notebooks and {len(passed)-notebooks} tests passed')
