@@ -75,7 +75,7 @@ def made(seed=0, loss=None, **kwargs):
 
 @pytest.mark.parametrize('loss', [lambda: SoftmaxLoss(8, 3), lambda: SoftmaxLoss(8, 3, .1), lambda: AVHLoss(8, 3),
     lambda: AVHLoss(8, 3, learn_scale=True), *(lambda name=name: neighbour(name, 8, 3, 4.) for name in ('cosine', 'cosface', 'arcface')),
-    lambda: MarginSoftmax(8, 3, 2)])
+    lambda: MarginSoftmax(8, 3, 1)])
 def test_every_loss_learns_behind_the_same_interface(loss):
     t = made(loss=loss()).fit()
     assert t.result['validation']>.9 and t.result['accuracy']>.6
