@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'CIFAR', 'RATES', 'LR', 'STUDY', 'loss_of', 'digit_network', 'train_digits', 'grid', 'validation_accuracy',
            'run']
 
-# %% ../../nbs/beyond/margins.ipynb #f7d2b9f5
+# %% ../../nbs/beyond/margins.ipynb #6fb5db77
 import torch
 from torch import nn
 from accelerate.utils import set_seed
@@ -17,7 +17,7 @@ from ..report.claims import Study
 from ..train.learner import Learner
 from ..train.models import Classifier
 
-# %% ../../nbs/beyond/margins.ipynb #d9b9b9c5
+# %% ../../nbs/beyond/margins.ipynb #a7c61d82
 LOSSES = { # name -> margin, class vectors of length 1?, annealing
     'softmax': (1, False, None),
     **{f'L-Softmax, m = {m}': (m, False, 'lsoftmax cifar10') for m in (2, 3, 4)},
@@ -36,7 +36,7 @@ def loss_of(
             label_smoothing=smoothing)
     return made
 
-# %% ../../nbs/beyond/margins.ipynb #95c3cf46
+# %% ../../nbs/beyond/margins.ipynb #b4b73a58
 def digit_network(
     n_features: int, # D
 )->Classifier:
@@ -62,10 +62,10 @@ def train_digits(
     w = model.head.weight.detach()
     return learner.features(test),nn.functional.normalize(w) if LOSSES[loss][1] else w,test.y,learner.history
 
-# %% ../../nbs/beyond/margins.ipynb #f72eb3f1
+# %% ../../nbs/beyond/margins.ipynb #ca889396
 CIFAR = ('softmax', 'L-Softmax, m = 2', 'A-Softmax, m = 3', 'A-Softmax, m = 4')
 RATES = .01, .03, .1, .3
-LR = dict.fromkeys(CIFAR, .03)
+LR = {l: .01 if l.startswith('A') else .03 for l in CIFAR}
 
 def grid(
     seeds: int=3,
