@@ -110,9 +110,11 @@ def _agreement(avh, seeds=None):
 
 def _spread(left_out): return (len(left_out)-1)*np.var(left_out) # variance by the jackknife
 
-def _student(mean, variances, s):
-    "Errors of several sources together, with Student's t for `s` seeds"
-    half = stats.t.ppf(.975, s-1)*sum(variances)**.5
+def _together(mean, seeds, images, s):
+    "Interval from two variances, that of `s` seeds estimated from so few: Student's t as Welch and Satterthwaite have it"
+    total = seeds+images
+    freedom = min((s-1)*(total/seeds)**2, 1e9) if seeds>0 else 1e9
+    half = stats.t.ppf(.975, freedom)*total**.5
     return Interval(float(mean), float(mean-half), float(mean+half))
 
 # %% ../../nbs/stats/human.ipynb #c33de7f6
@@ -172,6 +174,6 @@ def who_is_hard(
     rho = np.array([spearman(v, human) for v in nets.reshape(-1, n)]).reshape(2, s, -1)
     draws = bootstrap_spearman(nets.reshape(-1, n), human, n_boot, seed).reshape(n_boot, 2, s, -1)
     moved,drawn = rho[1]-rho[0],(draws[:, 1]-draws[:, 0]).mean(1) # (S, 3), (n_boot, 3)
-    change = [_student(m.mean(), (m.var(ddof=1)/s, d.var(ddof=1)), s) for m,d in zip(moved.T, drawn.T)]
-    return Who(agreement, ceiling, own, _student(agreement/ceiling, (seeds, images), s), dict(zip(FOLLOWED, rho[0].mean(0).tolist())),
+    change = [_together(m.mean(), m.var(ddof=1)/s, d.var(ddof=1), s) for m,d in zip(moved.T, drawn.T)]
+    return Who(agreement, ceiling, own, _together(agreement/ceiling, seeds, images, s), dict(zip(FOLLOWED, rho[0].mean(0).tolist())),
         dict(zip(FOLLOWED, change)))
