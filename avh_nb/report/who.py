@@ -41,7 +41,8 @@ def draw_who(
         for k,offset in zip(FOLLOWED, (-.22, 0, .22)):
             plot_intervals(right, rows, *zip(*(w.change[k] for w in answers)), by=k, offset=offset, zero=k==FOLLOWED[0],
                 xlabel="change in Spearman's ρ with people")
-        fig.legend(loc='outside upper right', ncols=len(FOLLOWED))
+        right.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=len(FOLLOWED), columnspacing=1, handletextpad=.3)
+        for ax in (left, right): ax.locator_params(axis='x', nbins=5)
 
 # %% ../../nbs/report/who.ipynb #0d52d442
 def _rank(values, score, n):
