@@ -6,11 +6,13 @@
 __all__ = ['who_table', 'draw_who', 'keep_ranks', 'read_ranks']
 
 # %% ../../nbs/report/who.ipynb #308e878b
+import textwrap
 import numpy as np, pandas as pd
 from ..core import all_or_nothing, optional
 from .plots import figure, plot_intervals, style
 from .records import markdown_table
 from ..stats.human import FOLLOWED, Who
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 # %% ../../nbs/report/who.ipynb #9e4e94ce
@@ -20,13 +22,15 @@ def _answers(named):
         if not isinstance(w, Who): raise ValueError(f"named[{label!r}]: expected what `who_is_hard` returns, got {type(w).__name__}")
     return named.items()
 
+def _name(label): return textwrap.fill(style(label)['label'].replace(' = ', '\xa0=\xa0'), 19) # a setting is not broken
+
 def who_table(
     named: dict, # The name of a change, as the plots call it or in words, to a Who
 )->str: # Markdown
     "Of each change, whether it alters who is hard, and how much more or less scores follow people; with intervals"
     def cell(interval, spec): return f'{interval:{spec}}'.replace(' [', '\n[')
-    rows = [{'change': style(label)['label'], 'agreement over ceiling': cell(w.ratio, '.2f'),
-        **{f"change in ρ by {style(k)['label']}": cell(w.change[k], '+.3f') for k in FOLLOWED}} for label,w in _answers(named)]
+    rows = [{'change': _name(label), 'agreement\nover ceiling': cell(w.ratio, '.2f'),
+        **{f"change in ρ\nby {style(k)['label']}": cell(w.change[k], '+.3f') for k in FOLLOWED}} for label,w in _answers(named)]
     return markdown_table(pd.DataFrame(rows).set_index('change'))
 
 # %% ../../nbs/report/who.ipynb #80cf9063
@@ -35,14 +39,15 @@ def draw_who(
 ):
     "Show the table as a figure: the agreement on the left, the change in correlation with people on the right"
     rows,answers = zip(*_answers(named))
-    with figure(1, 2, size=(3.6, 1.1+.55*len(rows)), sharey=True) as (fig,(left,right)):
+    with figure(1, 2, size=(4, 1.1+.55*len(rows)), sharey=True) as (fig,(left,right)):
         plot_intervals(left, rows, *zip(*(w.ratio for w in answers)), xlabel='agreement over ceiling')
         left.axvline(1, color='black', lw=.8)
         for k,offset in zip(FOLLOWED, (-.22, 0, .22)):
             plot_intervals(right, rows, *zip(*(w.change[k] for w in answers)), by=k, offset=offset, zero=k==FOLLOWED[0],
                 xlabel="change in Spearman's ρ with people")
         right.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=len(FOLLOWED), columnspacing=1, handletextpad=.3)
-        for ax in (left, right): ax.locator_params(axis='x', nbins=5)
+        left.set_yticks(range(len(rows)), map(_name, rows))
+        for ax in (left, right): ax.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
 
 # %% ../../nbs/report/who.ipynb #0d52d442
 def _rank(values, score, n):
