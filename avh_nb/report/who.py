@@ -54,7 +54,7 @@ def _rank(values, score, n):
     "Ranks in 8 bits; equal values share their mean rank before it is rounded"
     v = np.asarray(values, float)
     if v.ndim!=1 or not len(v): raise ValueError(f"{score}: expected shape (N,), N at least 1, got {v.shape}")
-    if len(v)!=n: raise ValueError(f"{score}: expected {n} values, as {FOLLOWED[0]} has, got {len(v)}: index {min(n, len(v))} is in one alone")
+    if len(v)!=n: raise ValueError(f"{score}: expected {n} values, as avh has, got {len(v)}: index {min(n, len(v))} is in one alone")
     if len(bad := np.flatnonzero(~np.isfinite(v))): raise ValueError(f"{score}: expected finite values, got {v[bad[0]]} at index {bad[0]}")
     return ((stats.rankdata(v)-.5)*(256/len(v))).astype(np.uint8)
 
@@ -78,5 +78,6 @@ def read_ranks(
     optional('pyarrow', 'study')
     frame = pd.read_parquet(path)
     if list(frame)!=list(FOLLOWED) or {*frame.dtypes}!={np.dtype('uint8')}:
-        raise ValueError(f"{path}: expected columns {', '.join(FOLLOWED)} in 8 bits, got {', '.join(f'{k} ({t})' for k,t in frame.dtypes.items())}")
+        found = ', '.join(f'{k} ({t})' for k,t in frame.dtypes.items())
+        raise ValueError(f"{path}: expected columns {', '.join(FOLLOWED)} in 8 bits, got {found}")
     return frame

@@ -58,13 +58,12 @@ def test_the_error_of_a_change_by_hand(people, rng, monkeypatch):
     asked = []
     monkeypatch.setattr(page, '_together', lambda *a: asked.append(a))
     who_is_hard(plain, changed, people, 300)
+    def rho(run, k, take): return (-1 if k=='avh' else 1)*stats.spearmanr(run[k][take], people[take]).statistic
+    def change(k, take): return [rho(c, k, take)-rho(p, k, take) for p,c in zip(plain, changed)]
     for k,(mean,seeds,images,s) in zip(FOLLOWED, asked):
-        sign = -1 if k=='avh' else 1
-        def change(take): return [sign*(stats.spearmanr(c[k][take], people[take]).statistic-stats.spearmanr(p[k][take],
-            people[take]).statistic) for p,c in zip(plain, changed)]
-        here = change(np.arange(400))
+        here = change(k, np.arange(400))
         assert s==3 and mean==pytest.approx(np.mean(here)) and seeds==pytest.approx(np.var(here, ddof=1)/3)
-        drawn = [np.mean(change(rng.integers(0, 400, 400))) for _ in range(300)] # other draws of the same images
+        drawn = [np.mean(change(k, rng.integers(0, 400, 400))) for _ in range(300)] # other draws of the same images
         assert images==pytest.approx(np.var(drawn), rel=.4)
 
 def check_copies():
@@ -164,7 +163,9 @@ def test_what_cannot_be_compared(which, change, said, people, rng):
     runs[which] = change(runs[which])
     with pytest.raises(ValueError, match=f'^{which}.*{said}'): who_is_hard(human=people, **runs)
 
-@pytest.mark.parametrize('human,said', [(np.ones(400), 'values that differ'), (np.r_[np.nan, np.ones(399)], 'finite values, got nan at index 0'),
+@pytest.mark.parametrize('human,said', [
+    (np.ones(400), 'values that differ'), (np.r_[np.nan, np.ones(399)], 'finite values, got nan at index 0'),
+   
     (np.ones((400, 2)), r'shape \(N,\), got \(400, 2\)'), ([], 'values that differ, got 0'), (np.arange(9), 'at least 10 images, got 9')])
 def test_people_that_make_no_sense(human, said, people, rng):
     with pytest.raises(ValueError, match=f'^human: expected {said}'): who_is_hard(networks(people, rng), networks(people, rng), human)
