@@ -108,7 +108,7 @@ def _agreement(avh, seeds=None):
     different = ~np.eye(len(seeds), dtype=bool)
     return tuple(float(c[np.ix_(seeds+a, seeds+b)][different].mean()) for a,b in ((s, 0), (0, 0), (s, s)))
 
-def _spread(left_out): return (len(left_out)-1)*np.var(left_out) # variance by the jackknife
+def _spread(left_out): return (len(left_out)-1)*np.var(left_out, axis=0) # variance by the jackknife
 
 def _together(mean, seeds, images, s):
     "Interval from two variances, that of `s` seeds estimated from so few: Student's t as Welch and Satterthwaite have it"
@@ -116,6 +116,16 @@ def _together(mean, seeds, images, s):
     freedom = min((s-1)*(total/seeds)**2, 1e9) if seeds>0 else 1e9
     half = stats.t.ppf(.975, freedom)*total**.5
     return Interval(float(mean), float(mean-half), float(mean+half))
+
+def _shares(avh, seed):
+    "Two Intervals: agreement over the ceiling, and over what is left of it where the changed networks are noisier or less noisy"
+    s,part = len(avh)//2,np.random.default_rng(seed).permutation(avh.shape[1])%50
+    def shares(*args):
+        a,ceiling,own = _agreement(*args)
+        return [a/most if most>0 else np.nan for most in (ceiling, (max(ceiling, 0)*max(own, 0))**.5)]
+    seeds = _spread([shares(avh, np.delete(np.arange(s), i)) for i in range(s)])
+    images = _spread([shares(avh[:, part!=p]) for p in range(part.max()+1)])
+    return [_together(*of, s) for of in zip(shares(avh), seeds, images)]
 
 # %% ../../nbs/stats/human.ipynb #c33de7f6
 FOLLOWED = 'avh', 'confidence', 'norm' # scores of which it is asked how far they follow people
@@ -145,6 +155,7 @@ class Who:
     ceiling: float # The same between plain networks
     own: float # The same between changed networks
     ratio: Interval # agreement/ceiling, with its 95 % interval
+    corrected: Interval # agreement/√(ceiling·own): 1 where nothing but noise has come or gone; NaN where changed networks do not agree
     before: dict # Score to mean correlation with people of the plain networks; positive where it follows them
     change: dict # Score to its change, an Interval; positive where the changed networks follow people more
     def verdict(self):
@@ -165,15 +176,11 @@ def who_is_hard(
     plain,changed = (_followed(r, name, human.shape) for name,r in (('plain', plain), ('changed', changed)))
     if len(plain)!=len(changed): raise ValueError(f"changed: expected {len(plain)} seeds, as plain has, got {len(changed)}")
     nets,s,n = np.stack([plain, changed]),len(plain),len(human) # (2, S, 3, N)
-    avh,part = nets[:, :, 0].reshape(2*s, n),np.random.default_rng(seed).permutation(n)%50
+    avh = nets[:, :, 0].reshape(2*s, n)
     agreement,ceiling,own = _agreement(avh)
     if not ceiling>0: raise ValueError(f"plain: expected networks that agree on who is hard, got a mean correlation of {ceiling:.3f}")
-    def ratio(*args): return np.divide(*_agreement(*args)[:2])
-    seeds = _spread([ratio(avh, np.delete(np.arange(s), i)) for i in range(s)])
-    images = _spread([ratio(avh[:, part!=p]) for p in range(part.max()+1)])
     rho = np.array([spearman(v, human) for v in nets.reshape(-1, n)]).reshape(2, s, -1)
     draws = bootstrap_spearman(nets.reshape(-1, n), human, n_boot, seed).reshape(n_boot, 2, s, -1)
     moved,drawn = rho[1]-rho[0],(draws[:, 1]-draws[:, 0]).mean(1) # (S, 3), (n_boot, 3)
     change = [_together(m.mean(), m.var(ddof=1)/s, d.var(ddof=1), s) for m,d in zip(moved.T, drawn.T)]
-    return Who(agreement, ceiling, own, _together(agreement/ceiling, seeds, images, s), dict(zip(FOLLOWED, rho[0].mean(0).tolist())),
-        dict(zip(FOLLOWED, change)))
+    return Who(agreement, ceiling, own, *_shares(avh, seed), dict(zip(FOLLOWED, rho[0].mean(0).tolist())), dict(zip(FOLLOWED, change)))

@@ -12,7 +12,7 @@ from avh_nb.tool.tables import dress_tables
 
 def who(ratio, *change):
     def interval(v): return Interval(v, v-.03, v+.02)
-    return Who(.4, .5, .45, interval(ratio), dict.fromkeys(FOLLOWED, .3), dict(zip(FOLLOWED, map(interval, change))))
+    return Who(.4, .5, .45, interval(ratio), interval(1), dict.fromkeys(FOLLOWED, .3), dict(zip(FOLLOWED, map(interval, change))))
 
 NAMED = {'margin': who(.9, .1, -.2, 0), 'energy': who(1.1, 0, .3, -.1)}
 

@@ -43,15 +43,18 @@ def test_pair_by_pair(seed, n, levels):
 def test_the_error_of_the_ratio_by_hand(people, rng, monkeypatch):
     "Leaving out a seed of both kinds at once, and images a fiftieth at a time"
     plain,changed = (networks(people, rng, 4) for _ in range(2))
-    def ratio(p, c): return np.divide(*slow(p, c)[:2])
+    def ratio(p, c):
+        a,ceiling,own = slow(p, c)
+        return a/ceiling,a/(ceiling*own)**.5
     seeds = [ratio(*([r for j,r in enumerate(k) if j!=i] for k in (plain, changed))) for i in range(4)]
     part = np.random.default_rng(0).permutation(400)%50
     images = [ratio(*([dict(avh=r['avh'][part!=p]) for r in k] for k in (plain, changed))) for p in range(50)]
     asked = []
     monkeypatch.setattr(page, '_together', lambda *a: asked.append(a))
     who_is_hard(plain, changed, people, 5)
-    expected = [(len(v)-1)/len(v)*sum((x-np.mean(v))**2 for x in v) for v in (seeds, images)]
-    np.testing.assert_allclose(asked[-1], [ratio(plain, changed), *expected, 4], rtol=1e-6)
+    for k in (0, 1): # the ratio, and corrected for noise
+        errors = [(len(v)-1)/len(v)*sum((x[k]-np.mean(v, 0)[k])**2 for x in v) for v in (seeds, images)]
+        np.testing.assert_allclose(asked[3+k], [ratio(plain, changed)[k], *errors, 4], rtol=1e-6)
 
 def test_the_error_of_a_change_by_hand(people, rng, monkeypatch):
     plain,changed = (networks(people, rng) for _ in range(2))
@@ -60,7 +63,7 @@ def test_the_error_of_a_change_by_hand(people, rng, monkeypatch):
     who_is_hard(plain, changed, people, 300)
     def rho(run, k, take): return (-1 if k=='avh' else 1)*stats.spearmanr(run[k][take], people[take]).statistic
     def change(k, take): return [rho(c, k, take)-rho(p, k, take) for p,c in zip(plain, changed)]
-    for k,(mean,seeds,images,s) in zip(FOLLOWED, asked):
+    for k,(mean,seeds,images,s) in zip(FOLLOWED, asked[:3], strict=True):
         here = change(k, np.arange(400))
         assert s==3 and mean==pytest.approx(np.mean(here)) and seeds==pytest.approx(np.var(here, ddof=1)/3)
         drawn = [np.mean(change(k, rng.integers(0, 400, 400))) for _ in range(300)] # other draws of the same images
@@ -107,8 +110,18 @@ def test_noise_lowers_the_ratio_and_own_says_that_it_is_noise(people, rng):
     for name in ('agreement', 'own'): assert (np.diff([getattr(w, name) for w in found])<0).all()
     assert [w.ceiling for w in found]==[found[0].ceiling]*4
     assert [w.verdict() for w in found]==['open', *['yes']*3] and [w.change['avh'].below(0) for w in found[1:]]==['yes']*3
-    for w in found: assert abs(w.agreement/(w.own*w.ceiling)**.5-1)<.15 and (w is found[0] or w.ratio.mean<.85)
+    for w in found: assert w.corrected.mean==pytest.approx(w.agreement/(w.own*w.ceiling)**.5) and abs(w.corrected.mean-1)<.15
+    for w in found[1:]: assert w.ratio.mean<.85 and w.corrected.below(1)=='open'
     for w in found: assert w.change['norm']==found[0].change['norm']
+
+def test_other_images_are_not_taken_for_noise(people, rng):
+    w = who_is_hard(networks(people, rng), networks(people, rng, of=people+.7*rng.normal(size=400)), people, 50)
+    assert w.verdict()==w.corrected.below(1)=='yes'
+
+def test_changed_networks_that_do_not_agree_have_no_corrected_agreement(people, rng):
+    against = [dict(r, avh=i*rng.normal(size=400)-(i-1)*r['avh']) for i,r in enumerate(networks(people, rng))]
+    w = who_is_hard(networks(people, rng), against, people, 5)
+    assert w.own<0 and np.isnan(w.corrected).all() and np.isfinite(w.ratio).all()
 
 @pytest.mark.parametrize('score', FOLLOWED)
 @pytest.mark.parametrize('kind', [1, -1])
@@ -137,7 +150,7 @@ def test_intervals_hold_the_truth():
         for _ in range(100):
             people,*kinds = rng.normal(size=(3, n))
             who_is_hard(*([run(people, k) for _ in range(3)] for k in kinds), people, 30)
-    held = np.array([[i.low<=0<=i.high for i in of] for of in asked]).reshape(100, 4, 3)[:, :3].sum(0) # (score, how)
+    held = np.array([[i.low<=0<=i.high for i in of] for of in asked]).reshape(100, 5, 3)[:, :3].sum(0) # (score, how)
     assert (held[:, 0]>=88).all(), held
     assert held[0, 1]<88 and held[1, 2]<88, held # seeds alone, images alone
 
@@ -165,7 +178,6 @@ def test_what_cannot_be_compared(which, change, said, people, rng):
 
 @pytest.mark.parametrize('human,said', [
     (np.ones(400), 'values that differ'), (np.r_[np.nan, np.ones(399)], 'finite values, got nan at index 0'),
-   
     (np.ones((400, 2)), r'shape \(N,\), got \(400, 2\)'), ([], 'values that differ, got 0'), (np.arange(9), 'at least 10 images, got 9')])
 def test_people_that_make_no_sense(human, said, people, rng):
     with pytest.raises(ValueError, match=f'^human: expected {said}'): who_is_hard(networks(people, rng), networks(people, rng), human)
