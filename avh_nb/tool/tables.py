@@ -82,7 +82,7 @@ def mark_intervals(
         text.replace_with(BeautifulSoup(marked, 'html.parser'))
 
 # %% ../../nbs/tool/tables.ipynb #9dde064c
-VERDICTS = 'yes', 'no', 'mixed', 'open', 'error'
+VERDICTS = 'yes', 'no', 'mixed', 'open', 'error', 'not tested here'
 
 def badges(
     table, # Parsed, changed in place
@@ -96,7 +96,8 @@ def badges(
         for cell in cells:
             cell['data-label'] = head
             if head!='holds' or (said := text_of(cell)) not in VERDICTS: continue
-            badge = BeautifulSoup(f'<span class="verdict verdict-{said}"></span>', 'html.parser').span
+            kind = said.replace(' ', '-')
+            badge = BeautifulSoup(f'<span class="verdict verdict-{kind}"></span>', 'html.parser').span
             badge.extend(list(cell.contents))
             cell.append(badge)
 

@@ -1,6 +1,7 @@
 "One table decides the verdicts and explains them; rows of the table of claims lead to page and record."
 import re
 from importlib.metadata import metadata
+from pathlib import Path
 import pytest
 from avh_nb.report import claims as page
 from avh_nb.report.claims import STUDIES, Claim, claims_of, claims_table, legend, links_of
@@ -12,14 +13,15 @@ ABOVE,BELOW,ACROSS = Interval(2, 1, 3),Interval(-2, -3, -1),Interval(0, -1, 1)
 
 def words(): return [i.verdict() for i in (ABOVE, BELOW, ACROSS)]
 
-def meanings(): return dict(re.findall(r'^- \*\*(\w+)\*\*: (.*)$', legend(), flags=re.M))
+def meanings(): return dict(re.findall(r'^- \*\*([\w ]+)\*\*: (.*)$', legend(), flags=re.M))
 
 def test_the_legend_says_what_is_decided():
     "Each word is asked of an interval of its kind, and its line in the legend speaks of it"
     assert words()==['yes', 'no', 'open'] and Verdict.together(words()[:2])=='mixed'
     said = meanings()
     assert list(said)==list(VERDICTS)
-    for word,must in (('yes', 'lies where'), ('no', 'elsewhere'), ('open', 'across'), ('mixed', 'differ'), ('error', 'not be computed')):
+    for word,must in (('yes', 'lies where'), ('no', 'elsewhere'), ('open', 'across'), ('mixed', 'differ'), ('error', 'not be computed'),
+            ('not tested here', 'nothing here')):
         assert must in said[word]
         assert not any(must in text for other,text in said.items() if other!=word), word
 
@@ -43,6 +45,25 @@ def test_the_table_decides_and_nothing_else_does(mutant, found, monkeypatch):
 def test_a_verdict_knows_its_rule(interval, judge, word, rule):
     v = judge(interval)
     assert (v, v.rule, v.interval)==(word, rule, interval)
+
+def test_what_is_not_tested_here_is_said_and_never_decided():
+    sides = ['claimed', 'other', 'both']
+    every = [{s for s,bit in zip(sides, f'{i:03b}') if bit=='1'} for i in range(8)]
+    assert {Verdict.of(s) for s in every}=={'yes', 'no', 'open', 'mixed'}
+    c = Claim('ImageNet', '59.23 %', 'ImageNet is not at hand', 'not tested here')
+    assert (c.rule, c.inside, c.told)==('', None, 'ImageNet is not at hand')
+    assert claims_table([c]).split('\n')[-1]=='| ImageNet | 59.23 % | ImageNet is not at hand | – | not tested here | – |'
+    with pytest.raises(ValueError, match='holds: expected one of .*not tested here.*, got .untested.'): Claim('', '', '', 'untested')
+
+def test_a_terminal_shows_what_is_not_tested(capsys):
+    page.print_claims([Claim('a', 'b', 'c', 'not tested here')], width=60)
+    assert [l.split(' | ')[0].strip() for l in capsys.readouterr().out.split('\n')[2:5]]==['not', 'tested', 'here']
+
+def test_the_site_has_a_badge_for_every_verdict():
+    from avh_nb.tool.tables import VERDICTS as badges
+    css = (Path(__file__).parents[2]/'nbs'/'styles.css').read_text(encoding='utf-8')
+    assert set(badges)==set(VERDICTS)
+    for word in VERDICTS: assert f".verdict-{word.replace(' ', '-')} {{" in css or f".verdict-{word.replace(' ', '-')}," in css, word
 
 @pytest.mark.parametrize('published,inside', [('1.5', True), ('+3', True), ('1', True), ('0.9', False), ('-2', False), ('a figure', None),
     ('+5.1 (VisDA)', None), ('', None)])
