@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'BASE', 'SMOOTHING', 'train_network', 'features_file', 'keep_features', 'kept_features', 'ranks_file',
-           'angular_spread', 'test_metrics', 'read_off', 'run_network', 'as_metrics', 'from_metrics', 'people_study',
-           'people_recorded']
+           'angular_spread', 'test_metrics', 'read_off', 'run_network', 'by_seed', 'over_seeds', 'paired', 'as_metrics',
+           'from_metrics', 'people_study', 'people_recorded']
 
-# %% ../../nbs/beyond/networks.ipynb #1dbf7607
+# %% ../../nbs/beyond/networks.ipynb #763f5429
 import re, torch, torch.nn.functional as F
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
@@ -18,14 +18,14 @@ from ..data.sets import cifar10
 from ..measure.scores import score
 from ..paper.families import photographs
 from ..report.claims import Study
-from ..report.records import read_records, run_folder
+from ..report.records import read_records, recorded, run_folder
 from ..report.who import keep_ranks, read_ranks
-from ..stats.correlation import Interval, spearman
+from ..stats.correlation import Interval, mean_interval, spearman
 from ..stats.human import FOLLOWED, Who, who_is_hard
 from ..train.learner import Learner
 from ..train.plain import plain_cnn
 
-# %% ../../nbs/beyond/networks.ipynb #df62150a
+# %% ../../nbs/beyond/networks.ipynb #404e4b80
 NEEDS = ('cifar10', 'cifar10h')
 BASE = dict(depth=9, width=.25, epochs=4)
 SMOOTHING = .01
@@ -48,7 +48,7 @@ def train_network(
         loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device,
         checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
 
-# %% ../../nbs/beyond/networks.ipynb #eff00991
+# %% ../../nbs/beyond/networks.ipynb #74c67fca
 def features_file(study, config, seed):
     "Where the features of a run are kept"
     return work_folder()/'features'/study/f'{run_folder(study, config, seed).name}.safetensors'
@@ -73,7 +73,7 @@ def ranks_file(study, config, seed):
     words = '_'.join(re.sub(r'\W+', '-', v) for v in config.values() if isinstance(v, str))
     return results_folder()/'traces'/f"{study}_{words}_seed-{seed}.parquet"
 
-# %% ../../nbs/beyond/networks.ipynb #ff67dbc5
+# %% ../../nbs/beyond/networks.ipynb #517874cf
 def angular_spread(
     x: torch.Tensor, # Features (N, D)
     y: torch.Tensor, # Labels (N,)
@@ -89,7 +89,7 @@ def angular_spread(
     return dict(within=own.acos().rad2deg().mean().item(), between=(apart+360*torch.eye(len(classes))).min().item(),
         fisher=((1-own).mean()/between).item())
 
-# %% ../../nbs/beyond/networks.ipynb #33d94b18
+# %% ../../nbs/beyond/networks.ipynb #6e005c01
 def test_metrics(
     x: torch.Tensor, # Features of the test images (N, D)
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
@@ -129,7 +129,34 @@ def run_network(
     return {**metrics, **{f'train_{k}': learner.history[-1][k] for k in ('loss', 'accuracy')},
         'first_epoch_loss': learner.history[0]['loss']}
 
-# %% ../../nbs/beyond/networks.ipynb #50e35c7e
+# %% ../../nbs/beyond/networks.ipynb #2e775fe8
+def by_seed(
+    study: str, # Name
+    **wanted, # Entries of the configuration; those of one configuration alone
+)->dict: # Seed to metrics
+    "The runs of one configuration; `LookupError` where there are none, `ValueError` where it is not one"
+    found = recorded(study, **wanted)
+    if any(r['config']!=found[0]['config'] for r in found): raise ValueError(f'{study}: {wanted} is more than one configuration')
+    return {r['seed']: r['metrics'] for r in found}
+
+def over_seeds(
+    study: str, metric: str, # Names
+    factor: float=1., # Such as 100, for percent
+    **wanted, # To by_seed
+)->Interval:
+    "A number with its interval over seeds"
+    return mean_interval([factor*m[metric] for m in by_seed(study, **wanted).values()])
+
+def paired(
+    study: str, metric: str, # Names
+    changed: dict, plain: dict, # What tells the two configurations
+    factor: float=1., # Such as 100, for points
+)->Interval:
+    "The difference of two configurations over the seeds that both have"
+    a,b = (by_seed(study, **of) for of in (changed, plain))
+    return mean_interval([factor*(a[s][metric]-b[s][metric]) for s in sorted(set(a) & set(b))])
+
+# %% ../../nbs/beyond/networks.ipynb #0be3004a
 def as_metrics(w: Who)->dict: # Numbers
     "What a record holds of it"
     intervals = dict(ratio=w.ratio, corrected=w.corrected, **{f'change {k}': w.change[k] for k in FOLLOWED})
