@@ -9,7 +9,7 @@ __all__ = ['OURS', 'PUBLISHED', 'NOISE', 'ENERGIES', 'WEIGHT', 'CHOSEN_AT', 'STE
            'judged', 'real_features', 'gan_grid', 'gan_run', 'gan_runs', 'gan_differences', 'gan_verdict', 'gan_table',
            'layer_table', 'gan_words', 'gan_claims']
 
-# %% ../../nbs/beyond/discriminator.ipynb #53008e90
+# %% ../../nbs/beyond/discriminator.ipynb #4378a906
 import math, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
 from torch.nn.utils.parametrizations import spectral_norm
@@ -20,7 +20,7 @@ from ..report.plots import figure
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/discriminator.ipynb #33b32266
+# %% ../../nbs/beyond/discriminator.ipynb #6115b608
 OURS = ((16, 4, 2), (32, 4, 2), (64, 3, 2)) # filters, kernel and stride of each convolution
 PUBLISHED = ((64, 3, 1), (128, 4, 2), (128, 3, 1), (256, 4, 2), (256, 3, 1), (512, 4, 2), (512, 3, 1))
 NOISE = 64 # dimensions
@@ -50,7 +50,7 @@ def generator(width: int=8)->nn.Sequential: # Noise (N, 64) -> images (N, 1, 28,
         drawn(nn.ConvTranspose2d(4*w, 2*w, 4, 2, 1)), nn.BatchNorm2d(2*w), nn.ReLU(),
         drawn(nn.ConvTranspose2d(2*w, 1, 4, 2, 1)), nn.Tanh())
 
-# %% ../../nbs/beyond/discriminator.ipynb #d48af2ee
+# %% ../../nbs/beyond/discriminator.ipynb #32ee3a86
 def discriminator_loss(net, real, fake):
     "Softplus loss of a discriminator"
     out = net(torch.cat([real, fake]))
@@ -64,7 +64,7 @@ def energy_of(net):
     "Hyperspherical energy of all convolutions together"
     return sum(hyperspherical_energy(w) for w in raw_weights(net))
 
-# %% ../../nbs/beyond/discriminator.ipynb #d1205939
+# %% ../../nbs/beyond/discriminator.ipynb #f2cee22d
 def gradient_sizes(
     net, # A discriminator
     real, fake, # Images
@@ -84,7 +84,7 @@ def overall(
     n = [w.numel() for w in raw_weights(net)]
     return (sum(k*s**2 for k,s in zip(n, sizes))/sum(n))**.5
 
-# %% ../../nbs/beyond/discriminator.ipynb #611d9e54
+# %% ../../nbs/beyond/discriminator.ipynb #5f73f908
 ENERGIES = ('none', 'published', 'a tenth of the gradient')
 WEIGHT,CHOSEN_AT = 1e-7,100 # the published weight; the seed at which the other one is chosen
 
@@ -110,7 +110,7 @@ def energy_weight(
     own,of_energy = gradient_sizes(D, real, G(noise).detach())
     return .1*overall(own, D)/overall(of_energy, D)
 
-# %% ../../nbs/beyond/discriminator.ipynb #c6abd605
+# %% ../../nbs/beyond/discriminator.ipynb #d9189356
 @cache
 def at_start(
     n: int=8, # Images of each kind for the published discriminator, which is large
@@ -138,7 +138,7 @@ def draw_gradients(found):
         axes[0].set_ylabel('rms gradient per weight')
         axes[-1].legend(loc='center right', fontsize=8)
 
-# %% ../../nbs/beyond/discriminator.ipynb #b3737d34
+# %% ../../nbs/beyond/discriminator.ipynb #999b20c4
 STEPS = 2000
 
 def train_gan(
@@ -162,7 +162,7 @@ def train_gan(
         D.requires_grad_(True)
     return G.eval(),D
 
-# %% ../../nbs/beyond/discriminator.ipynb #94834527
+# %% ../../nbs/beyond/discriminator.ipynb #40f06f29
 def classifier_score(
     p: torch.Tensor, # Probabilities (N, C), one row per image
 )->float: # From 1 to C
@@ -175,13 +175,13 @@ def frechet_distance(
 )->float: # At least 0
     "Fréchet distance of two Gaussians with the means and covariances of the features"
     a,b = a.double(),b.double()
-    A,B = a.T.cov(),b.T.cov()
+    A,B = (f.T.cov().reshape(2*f.shape[1:]) for f in (a, b))
     values,vectors = torch.linalg.eigh(A)
     root = vectors*values.clamp(min=0).sqrt()@vectors.T
     both = torch.linalg.eigvalsh(root@B@root).clamp(min=0).sqrt().sum()
     return ((a.mean(0)-b.mean(0)).pow(2).sum()+A.trace()+B.trace()-2*both).clamp(min=0).item()
 
-# %% ../../nbs/beyond/discriminator.ipynb #375890a2
+# %% ../../nbs/beyond/discriminator.ipynb #81681349
 @cache
 def judge()->tuple: # Its body (N, 1, 28, 28) -> (N, 64) and its head
     "The classifier of digits that all runs share"
@@ -212,7 +212,7 @@ def real_features()->torch.Tensor: # (5000, 64)
     "Features of all real digits"
     return judged(mnist5k().x.float()/127.5-1)[0]
 
-# %% ../../nbs/beyond/discriminator.ipynb #d86b75a0
+# %% ../../nbs/beyond/discriminator.ipynb #1f93c95a
 def gan_grid(
     seeds: int=3, # How many of each
 )->list: # Of (config, seed)
@@ -242,7 +242,7 @@ def gan_run(
     return dict(weight=weight, **{'classifier score': classifier_score(p), 'Frechet distance': frechet_distance(features, real_features()),
         'digits seen': int(p.argmax(1).unique().numel())}, **res)
 
-# %% ../../nbs/beyond/discriminator.ipynb #fa132229
+# %% ../../nbs/beyond/discriminator.ipynb #2a391b74
 def gan_runs(
     records: list, # Of the study energy; others than those of the GAN are left out
 )->pd.DataFrame: # One row per run: energy, seed, and the numbers of gan_run
@@ -270,7 +270,7 @@ def gan_verdict(
     d = gan_differences(records, energy)
     return mean_interval(d).verdict() if len(d)>1 else Verdict.of({'both'}, 'above 0')
 
-# %% ../../nbs/beyond/discriminator.ipynb #49f61fce
+# %% ../../nbs/beyond/discriminator.ipynb #915003ca
 def gan_table(
     records: list, # Of the study energy
 )->pd.DataFrame: # Text, one row per energy; empty where there are no records
@@ -295,7 +295,7 @@ def layer_table(
         rows.append({'convolution': i, **{k: f'{math.exp(v):.0e}' for k,v in cells.items()}})
     return pd.DataFrame(rows).set_index('convolution') if rows else pd.DataFrame()
 
-# %% ../../nbs/beyond/discriminator.ipynb #5606b87b
+# %% ../../nbs/beyond/discriminator.ipynb #467e9366
 SAID = dict(yes='higher', no='lower', open='not clearly another', error='not computed', mixed='mixed')
 
 def gan_words(
@@ -309,8 +309,8 @@ def gan_words(
         v,d = gan_verdict(records, energy),gan_differences(records, energy, 'Frechet distance')
         return (f'{SAID[v]} ({v.interval:+.2f} over {len(d)} seeds; Fréchet distance {mean_interval(d):+.2f})' if v.interval
             else 'not recorded yet')
-    return (f'**At the published weight, minimum hyperspherical energy (MHE) is not what changes the score of a GAN: its gradient is at most '
-        f"{share:.0e} of that of the discriminator's own loss.**\n\n"
+    return ('**At the published weight, minimum hyperspherical energy (MHE) is not what changes the score of a GAN: '
+        f"its gradient is at most {share:.0e} of that of the discriminator's own loss.**\n\n"
         f'On digits, the classifier score with it is {told("published")}; with a weight at which its gradient is a tenth, '
         f'it is {told(ENERGIES[2])}. '
         'A gradient so small alters the last digits of the weights and then acts as a change of seed does. '
