@@ -9,7 +9,7 @@ __all__ = ['OURS', 'PUBLISHED', 'NOISE', 'ENERGIES', 'WEIGHT', 'CHOSEN_AT', 'STE
            'judged', 'real_features', 'gan_grid', 'gan_run', 'gan_runs', 'gan_differences', 'gan_verdict', 'gan_table',
            'layer_table', 'gan_words', 'gan_claims']
 
-# %% ../../nbs/beyond/discriminator.ipynb #4378a906
+# %% ../../nbs/beyond/discriminator.ipynb #fca839a6
 import math, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
 from torch.nn.utils.parametrizations import spectral_norm
@@ -20,7 +20,7 @@ from ..report.plots import figure
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/discriminator.ipynb #6115b608
+# %% ../../nbs/beyond/discriminator.ipynb #dea30074
 OURS = ((16, 4, 2), (32, 4, 2), (64, 3, 2)) # filters, kernel and stride of each convolution
 PUBLISHED = ((64, 3, 1), (128, 4, 2), (128, 3, 1), (256, 4, 2), (256, 3, 1), (512, 4, 2), (512, 3, 1))
 NOISE = 64 # dimensions
@@ -50,7 +50,7 @@ def generator(width: int=8)->nn.Sequential: # Noise (N, 64) -> images (N, 1, 28,
         drawn(nn.ConvTranspose2d(4*w, 2*w, 4, 2, 1)), nn.BatchNorm2d(2*w), nn.ReLU(),
         drawn(nn.ConvTranspose2d(2*w, 1, 4, 2, 1)), nn.Tanh())
 
-# %% ../../nbs/beyond/discriminator.ipynb #32ee3a86
+# %% ../../nbs/beyond/discriminator.ipynb #b2bdf1a6
 def discriminator_loss(net, real, fake):
     "Softplus loss of a discriminator"
     out = net(torch.cat([real, fake]))
@@ -64,7 +64,7 @@ def energy_of(net):
     "Hyperspherical energy of all convolutions together"
     return sum(hyperspherical_energy(w) for w in raw_weights(net))
 
-# %% ../../nbs/beyond/discriminator.ipynb #f2cee22d
+# %% ../../nbs/beyond/discriminator.ipynb #29784c66
 def gradient_sizes(
     net, # A discriminator
     real, fake, # Images
@@ -84,7 +84,7 @@ def overall(
     n = [w.numel() for w in raw_weights(net)]
     return (sum(k*s**2 for k,s in zip(n, sizes))/sum(n))**.5
 
-# %% ../../nbs/beyond/discriminator.ipynb #5f73f908
+# %% ../../nbs/beyond/discriminator.ipynb #c4819f37
 ENERGIES = ('none', 'published', 'a tenth of the gradient')
 WEIGHT,CHOSEN_AT = 1e-7,100 # the published weight; the seed at which the other one is chosen
 
@@ -110,7 +110,7 @@ def energy_weight(
     own,of_energy = gradient_sizes(D, real, G(noise).detach())
     return .1*overall(own, D)/overall(of_energy, D)
 
-# %% ../../nbs/beyond/discriminator.ipynb #d9189356
+# %% ../../nbs/beyond/discriminator.ipynb #6fdda35e
 @cache
 def at_start(
     n: int=8, # Images of each kind for the published discriminator, which is large
@@ -136,9 +136,9 @@ def draw_gradients(found):
             ax.set(yscale='log', title=name, xlabel='convolution', xticks=layers)
         axes[0].annotate("Adam's epsilon", (1, 1.3e-8), fontsize=9)
         axes[0].set_ylabel('rms gradient per weight')
-        axes[-1].legend(loc='center right', fontsize=8)
+        axes[-1].legend(loc='center right', bbox_to_anchor=(1, .57), fontsize=8)
 
-# %% ../../nbs/beyond/discriminator.ipynb #999b20c4
+# %% ../../nbs/beyond/discriminator.ipynb #c470eed4
 STEPS = 2000
 
 def train_gan(
@@ -162,7 +162,7 @@ def train_gan(
         D.requires_grad_(True)
     return G.eval(),D
 
-# %% ../../nbs/beyond/discriminator.ipynb #40f06f29
+# %% ../../nbs/beyond/discriminator.ipynb #7ba03a53
 def classifier_score(
     p: torch.Tensor, # Probabilities (N, C), one row per image
 )->float: # From 1 to C
@@ -181,7 +181,7 @@ def frechet_distance(
     both = torch.linalg.eigvalsh(root@B@root).clamp(min=0).sqrt().sum()
     return ((a.mean(0)-b.mean(0)).pow(2).sum()+A.trace()+B.trace()-2*both).clamp(min=0).item()
 
-# %% ../../nbs/beyond/discriminator.ipynb #81681349
+# %% ../../nbs/beyond/discriminator.ipynb #271a09b6
 @cache
 def judge()->tuple: # Its body (N, 1, 28, 28) -> (N, 64) and its head
     "The classifier of digits that all runs share"
@@ -212,7 +212,7 @@ def real_features()->torch.Tensor: # (5000, 64)
     "Features of all real digits"
     return judged(mnist5k().x.float()/127.5-1)[0]
 
-# %% ../../nbs/beyond/discriminator.ipynb #1f93c95a
+# %% ../../nbs/beyond/discriminator.ipynb #22efd323
 def gan_grid(
     seeds: int=3, # How many of each
 )->list: # Of (config, seed)
@@ -242,7 +242,7 @@ def gan_run(
     return dict(weight=weight, **{'classifier score': classifier_score(p), 'Frechet distance': frechet_distance(features, real_features()),
         'digits seen': int(p.argmax(1).unique().numel())}, **res)
 
-# %% ../../nbs/beyond/discriminator.ipynb #2a391b74
+# %% ../../nbs/beyond/discriminator.ipynb #6c4aaa21
 def gan_runs(
     records: list, # Of the study energy; others than those of the GAN are left out
 )->pd.DataFrame: # One row per run: energy, seed, and the numbers of gan_run
@@ -270,7 +270,7 @@ def gan_verdict(
     d = gan_differences(records, energy)
     return mean_interval(d).verdict() if len(d)>1 else Verdict.of({'both'}, 'above 0')
 
-# %% ../../nbs/beyond/discriminator.ipynb #915003ca
+# %% ../../nbs/beyond/discriminator.ipynb #d7688bb4
 def gan_table(
     records: list, # Of the study energy
 )->pd.DataFrame: # Text, one row per energy; empty where there are no records
@@ -295,7 +295,7 @@ def layer_table(
         rows.append({'convolution': i, **{k: f'{math.exp(v):.0e}' for k,v in cells.items()}})
     return pd.DataFrame(rows).set_index('convolution') if rows else pd.DataFrame()
 
-# %% ../../nbs/beyond/discriminator.ipynb #467e9366
+# %% ../../nbs/beyond/discriminator.ipynb #2d3a4bc2
 SAID = dict(yes='higher', no='lower', open='not clearly another', error='not computed', mixed='mixed')
 
 def gan_words(

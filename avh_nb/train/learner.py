@@ -41,6 +41,8 @@ class Learner(Training):
         label_smoothing: float=0., # From 0 to 1
         augment=None, # Function (bytes, generator) -> bytes, such as avh_nb.data.images.mirror
         seed: int=0, # Of the order of images, of augmentation and dropout; the model is made, and seeded, by the caller
+        loss=None, # Function (features, labels) -> number, such as a Loss over `model.head.weight`; None: cross-entropy on the logits
+        regulariser=None, # Function () -> number that is added to the loss of each batch
         callbacks: tuple=(), # Objects with after_epoch(learner), and perhaps before_fit(learner)
         checkpoint=None, # File to save to after each epoch and to resume from if it exists
         mixed_precision: str='no', # 'bf16' trains about 1.6 times faster on recent processors
@@ -52,9 +54,10 @@ class Learner(Training):
         if len(train)<batch_size: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
         self._check(model, train)
         self.train,self.batch_size,self.augment,self.label_smoothing,self.callbacks = train,batch_size,augment,label_smoothing,callbacks
-        self.normalise = Normalise(train)
+        self.loss,self.regulariser,self.normalise = loss,regulariser,Normalise(train)
         identity = dict(epochs=epochs, lr=lr, schedule=schedule, weight_decay=weight_decay, batch_size=batch_size,
-            label_smoothing=label_smoothing, augment=getattr(augment, '__name__', None), seed=seed, images=len(train))
+            label_smoothing=label_smoothing, augment=getattr(augment, '__name__', None), seed=seed, images=len(train),
+            **{k: repr(f) for k,f in dict(loss=loss, regulariser=regulariser).items() if f is not None})
         # the last, incomplete batch is left out: its images are others every epoch
         super().__init__(epochs, len(train)//batch_size, seed, identity, checkpoint=checkpoint, progress=progress)
         self._prepare(model, lr, schedule, weight_decay, mixed_precision, device)
@@ -116,15 +119,26 @@ def _floats(self: Learner, x): return self.normalise(x.to(self.device)).contiguo
 
 # %% ../../nbs/train/learner.ipynb #bf0604cb
 @patch
+def batch_loss(self: Learner, x, y):
+    "Loss and logits of a batch; a loss that changes in the course of the training has `anneal`, which is given the share that is done"
+    if self.loss is None:
+        with self.accelerator.autocast(): logits = self.model(x).float()
+        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing),logits
+    with self.accelerator.autocast(): features = self.bare_model.features(x)
+    logits = getattr(self.loss, 'logits', self.bare_model.head)
+    return self.loss(features.float(), y),logits(features.detach().float())
+
+@patch
 def updates(self: Learner, generator):
     "One pass over the images in random order; yields the loss of each batch, summed over its images"
     self.started,self.right = time.perf_counter(),0.
     order = torch.randperm(len(self.train), generator=generator)[:self.steps*self.batch_size]
     self.model.train()
-    for index in order.split(self.batch_size):
+    for step,index in enumerate(order.split(self.batch_size)):
         x,y = self.batch(index, generator)
-        with self.accelerator.autocast(): logits = self.model(x).float()
-        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if hasattr(self.loss, 'anneal'): self.loss.anneal((self.epoch+step/self.steps)/self.rounds)
+        loss,logits = self.batch_loss(x, y)
+        if self.regulariser is not None: loss = loss+self.regulariser()
         self.accelerator.backward(loss)
         self.optimizer.step(); self.optimizer.zero_grad(); self.scheduler.step()
         self.right += (logits.argmax(1)==y).sum().item()
