@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NEAREST', 'pair_cosines', 'hyperspherical_energy', 'energy_bound', 'EnergyRegulariser', 'filter_layers']
 
-# %% ../../nbs/loss/energy.ipynb #477ea880
+# %% ../../nbs/loss/energy.ipynb #7956cc33
 import math, torch
 from torch import nn
 from ..core import traced
 
-# %% ../../nbs/loss/energy.ipynb #4b5f0ef5
+# %% ../../nbs/loss/energy.ipynb #f34776e3
 NEAREST = 1e-8 # Squared distance below which two filters are one
 
 def _check_energy(s, w=None, name='w'):
@@ -37,7 +37,7 @@ def _of_pair(q, s, angular):
     "Energy at the squared distance q"
     q = q.clamp(min=NEAREST)
     if angular: # A/pi, with a gradient that is finite at both ends
-        t = 2/math.pi*torch.atan2(q.sqrt(), (4-q).clamp(min=NEAREST).sqrt())+1e-4
+        t = 2/math.pi*torch.atan2(q.sqrt(), (4-q).clamp(min=1e-16).sqrt())+1e-4
         return -t.log() if s==0 else t**-s
     return -q.log() if s==0 else q**(-s/2)
 
@@ -57,7 +57,7 @@ def hyperspherical_energy(
         mean = (2*(energy+_of_pair(2+2*c, s, angular)).sum()+n*opposite)/(n*(2*n-1))
     return mean.to(torch.promote_types(w.dtype, torch.float32))
 
-# %% ../../nbs/loss/energy.ipynb #599bb31b
+# %% ../../nbs/loss/energy.ipynb #f2cfab88
 def energy_bound(
     n: int, # Filters, at least 2
     d: int, # Dimensions
@@ -74,7 +74,7 @@ def energy_bound(
     c = max(0, (n/d-1)/(n-1))**.5
     return ((n-1)*(energy(2-2*c)+energy(2+2*c))+energy(4.))/(2*n-1)
 
-# %% ../../nbs/loss/energy.ipynb #95d952f3
+# %% ../../nbs/loss/energy.ipynb #4328e6ce
 class EnergyRegulariser:
     "The energy of a network's filters: call it for the number to add to a loss"
     def __init__(self,

@@ -50,14 +50,17 @@ def _of_family(name):
         return neighbour(name, d, c, scale, margin)
     return made
 
+def _with_margin(kind, usual, **fixed):
+    def made(d, c, margin=None, label_smoothing=0., **_):
+        return kind(d, c, usual if margin is None else margin, label_smoothing=label_smoothing, **fixed)
+    return made
+
 FAMILY = {
     'softmax': lambda d, c, label_smoothing=0., **_: SoftmaxLoss(d, c, label_smoothing),
     'avh': lambda d, c, scale=None, label_smoothing=0., **_: AVHLoss(d, c, scale, label_smoothing=label_smoothing),
     **{name: _of_family(name) for name in NEIGHBOURS},
-    'asoftmax': lambda d, c, margin=None, label_smoothing=0., **_: MarginSoftmax(d, c, margin or 4, label_smoothing=label_smoothing),
-    'lsoftmax': lambda d, c, margin=None, label_smoothing=0., **_: MarginSoftmax(d, c, margin or 2, normalise=False,
-        label_smoothing=label_smoothing),
-    'sphereface+': lambda d, c, margin=None, label_smoothing=0., **_: SphereFacePlus(d, c, margin or 4, label_smoothing=label_smoothing)}
+    'asoftmax': _with_margin(MarginSoftmax, 4), 'lsoftmax': _with_margin(MarginSoftmax, 2, normalise=False),
+    'sphereface+': _with_margin(SphereFacePlus, 4)}
 
 def named_loss(
     name: str, # A key of FAMILY

@@ -6,7 +6,7 @@
 __all__ = ['ANNEALING', 'check_margin', 'margin_cosine', 'Annealing', 'check_anneal', 'directions', 'CosineLogits', 'MarginLoss',
            'MarginSoftmax', 'SphereFacePlus', 'CosFace', 'ArcFace']
 
-# %% ../../nbs/loss/margin.ipynb #096e3ef1
+# %% ../../nbs/loss/margin.ipynb #e105e6ce
 import math, torch, torch.nn.functional as F
 from dataclasses import dataclass
 from torch import nn
@@ -14,13 +14,13 @@ from ..core import check_features, check_labels, check_scale, compute_dtype, exa
 from .angular import Loss
 from .energy import hyperspherical_energy
 
-# %% ../../nbs/loss/margin.ipynb #1350465f
+# %% ../../nbs/loss/margin.ipynb #166448a2
 def check_margin(
     margin, # As given
 ):
     "Raise `ValueError` unless a margin is a whole number of at least 1"
-    if isinstance(margin, bool) or margin!=int(margin) or margin<1:
-        raise ValueError(f"margin: expected a whole number of at least 1, got {margin!r}")
+    whole = isinstance(margin, (int, float)) and not isinstance(margin, bool) and float(margin).is_integer()
+    if not whole or margin<1: raise ValueError(f"margin: expected a whole number of at least 1, got {margin!r}")
 
 def margin_cosine(
     cosine: torch.Tensor, # Of angles A, from -1 to 1
@@ -33,7 +33,7 @@ def margin_cosine(
     k = sum((cosine<math.cos(j*math.pi/margin)).to(cosine.dtype) for j in range(1, int(margin)))
     return (1-2*(k%2))*now-2*k
 
-# %% ../../nbs/loss/margin.ipynb #8d30f4dc
+# %% ../../nbs/loss/margin.ipynb #ff230205
 @dataclass(frozen=True)
 class Annealing:
     "λ over the share of a training: max(least, base(1 + gamma t)^(-power)) with t = share * steps"
@@ -65,7 +65,7 @@ def check_anneal(
     if anneal is not None and not callable(anneal): raise ValueError(f"anneal: expected a name or a function, got {anneal!r}")
     return anneal
 
-# %% ../../nbs/loss/margin.ipynb #fe682bd5
+# %% ../../nbs/loss/margin.ipynb #de60b21f
 def directions(
     u: torch.Tensor, # (N, D)
 )->tuple: # Unit rows (N, D) and lengths (N, 1)
@@ -107,7 +107,7 @@ class CosineLogits(nn.Module):
         cosine,length = self.cosines(x)
         return length*cosine
 
-# %% ../../nbs/loss/margin.ipynb #51ed5417
+# %% ../../nbs/loss/margin.ipynb #1368be96
 class MarginLoss(CosineLogits, Loss):
     "Cross-entropy on such logits, with a margin at the label that a subclass gives in `of_label`"
     def __init__(self,
@@ -147,7 +147,7 @@ class MarginLoss(CosineLogits, Loss):
     def extra_repr(self): return ', '.join(f'{k}={v}' for k,v in dict(classes=len(self.weight), margin=getattr(self, 'margin', None),
         scale=self.scale, normalise=self.normalise, anneal=self.schedule).items())
 
-# %% ../../nbs/loss/margin.ipynb #976f0856
+# %% ../../nbs/loss/margin.ipynb #2a81906c
 class MarginSoftmax(MarginLoss):
     "A-Softmax, or L-Softmax with `normalise=False`: ψ of the label's angle times the length of the feature (Liu et al. 2017, 2016)"
     def __init__(self, in_features=None, out_features=None, margin: int=4, **options):

@@ -94,13 +94,14 @@ STUDIES = {
     'adversarial': 'avh_nb.paper.adversarial',
     'visda': 'avh_nb.paper.visda',
     'margins': 'avh_nb.beyond.margins',
+    'energy': 'avh_nb.beyond.energy',
     'bench': 'avh_nb.tool.bench',
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
     predictors='Which score follows people best', imagenet='ImageNet', dynamics='Training dynamics', degradation='Degraded images',
     ambiguity='Hard to see, or two things at once', gap='The gap',
     selftrain='Self-training across domains', domaingen='Domain generalisation',
-    adversarial='An adversarial walk', visda='VisDA-17', margins='Margins', bench='Benchmarks')
+    adversarial='An adversarial walk', visda='VisDA-17', margins='Margins', energy='Minimum hyperspherical energy', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry

@@ -11,9 +11,9 @@ import shutil
 import numpy as np, torch, torch.nn.functional as F
 from functools import partial
 from importlib.util import find_spec
+from ..core import optional
 from ..engine.choice import ENGINES, why_not
 from ..loss.angular import avh_loss
-from ..loss.family import neighbour
 from ..loss.logits import angular_logits
 from ..measure.scores import avh, score
 
@@ -65,12 +65,13 @@ def _step(loss, x, w, y):
     return x.grad,w.grad
 
 def _arcface(x, w, y):
-    module = neighbour('arcface', w.shape[1], len(w), 10.).to(x.device)
-    with torch.no_grad(): module.inner.W.copy_(w.T)
+    losses = optional('pytorch_metric_learning.losses', 'dev')
+    module = losses.ArcFaceLoss(len(w), w.shape[1], scale=10.).to(x.device)
+    with torch.no_grad(): module.W.copy_(w.T)
     def call():
-        module.inner.W.grad,xg = None,x.detach().requires_grad_()
+        module.W.grad,xg = None,x.detach().requires_grad_()
         module(xg, y).backward()
-        return xg.grad,module.inner.W.grad
+        return xg.grad,module.W.grad
     return call
 
 def _product(x, w, y): return torch.mm(x, w.T)

@@ -84,7 +84,9 @@ def loss_of(
 )->nn.Module: # With its own class vectors
     "The loss of a configuration: softmax, avh, or a neighbour"
     options = {k: config[k] for k in ('scale', 'margin', 'label_smoothing') if k in config}
-    return named_loss(config['method'], n_features, len(PACS), **options)
+    loss = named_loss(config['method'], n_features, len(PACS), **options)
+    if config['method']=='sphereface': loss.scale = None # as it was when runs were recorded: the length of the feature is the scale
+    return loss
 
 # %% ../../nbs/transfer/generalisation.ipynb #3b829d95
 def generalise(

@@ -5,6 +5,7 @@ from avh_nb.data.domain import Domain
 from avh_nb.transfer.leave_one_out import ERM, DomainAlgorithm, DomainTrainer
 from avh_nb.loss.angular import AVHLoss
 from avh_nb.loss.family import SoftmaxLoss, neighbour
+from avh_nb.loss.margin import MarginSoftmax
 from avh_nb.train.checkpoint import LastRound, TargetOracle, TrainingDomainValidation
 
 CLASSES = ('a', 'b', 'c')
@@ -74,7 +75,7 @@ def made(seed=0, loss=None, **kwargs):
 
 @pytest.mark.parametrize('loss', [lambda: SoftmaxLoss(8, 3), lambda: SoftmaxLoss(8, 3, .1), lambda: AVHLoss(8, 3),
     lambda: AVHLoss(8, 3, learn_scale=True), *(lambda name=name: neighbour(name, 8, 3, 4.) for name in ('cosine', 'cosface', 'arcface')),
-    lambda: neighbour('sphereface', 8, 3, 1., 1)])
+    lambda: MarginSoftmax(8, 3, 1)])
 def test_every_loss_learns_behind_the_same_interface(loss):
     t = made(loss=loss()).fit()
     assert t.result['validation']>.9 and t.result['accuracy']>.6
