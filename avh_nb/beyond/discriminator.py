@@ -7,7 +7,7 @@ __all__ = ['ENERGIES', 'WEIGHT', 'CHOSEN_AT', 'SAID', 'raw_weights', 'energy_of'
            'regulariser', 'at_start', 'short', 'draw_gradients', 'gan_grid', 'gan_run', 'gan_runs', 'gan_differences',
            'gan_verdict', 'gan_table', 'layer_table', 'gan_words']
 
-# %% ../../nbs/beyond/discriminator.ipynb #7bdb5ad7
+# %% ../../nbs/beyond/discriminator.ipynb #782f3c04
 import math, numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
 from itertools import combinations
@@ -18,7 +18,7 @@ from ..report.plots import figure
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/discriminator.ipynb #4a50793c
+# %% ../../nbs/beyond/discriminator.ipynb #5fba3262
 def raw_weights(net)->list: # One tensor (filters, channels, kernel, kernel) per convolution
     "Weights of the convolutions before they are divided by their spectral norm"
     return [m.parametrizations.weight.original for m in net if isinstance(m, nn.Conv2d)]
@@ -43,7 +43,7 @@ def overall(sizes, net): # One per convolution, and whose they are
     n = [w.numel() for w in raw_weights(net)]
     return (sum(k*s**2 for k,s in zip(n, sizes))/sum(n))**.5
 
-# %% ../../nbs/beyond/discriminator.ipynb #0eddcf34
+# %% ../../nbs/beyond/discriminator.ipynb #b12cb3cc
 ENERGIES = ('none', 'published', 'a tenth of the gradient')
 WEIGHT,CHOSEN_AT = 1e-7,100 # the published weight; the seed at which the other one is chosen
 
@@ -64,7 +64,7 @@ def regulariser(energy): # One of ENERGIES
     weight = energy_weight(energy)
     return (lambda net: weight*energy_of(net)) if weight else None
 
-# %% ../../nbs/beyond/discriminator.ipynb #2d67a835
+# %% ../../nbs/beyond/discriminator.ipynb #a47f01f7
 @cache
 def at_start(n: int=8)->dict: # Name -> own gradients, the energy's at weight 1, and weights to draw it with
     "Gradients of both discriminators before the first step, with n images of each kind for the published one, which is large"
@@ -93,7 +93,7 @@ def draw_gradients(found):
         axes[0].set_ylabel('rms gradient per weight')
         axes[-1].legend(loc='center right', bbox_to_anchor=(1, .57), fontsize=8)
 
-# %% ../../nbs/beyond/discriminator.ipynb #21c2d0b7
+# %% ../../nbs/beyond/discriminator.ipynb #5c156671
 def gan_grid(seeds: int=3)->list: # Of (config, seed), with as many seeds for each energy
     "The runs: without the energy, at the published weight, and at one that matters"
     return [(dict(part='gan', energy=e, steps=STEPS), s) for s in range(seeds) for e in ENERGIES]
@@ -120,7 +120,7 @@ def gan_run(
     return dict(weight=weight, **{'classifier score': classifier_score(p), 'Frechet distance': frechet_distance(features, real_features())},
         **res)
 
-# %% ../../nbs/beyond/discriminator.ipynb #a055e0d5
+# %% ../../nbs/beyond/discriminator.ipynb #ff63979a
 def gan_runs(records: list)->pd.DataFrame: # One row per run: energy, seed, and the numbers of a run
     "The runs of the GAN among the records of the study; empty where there are none"
     rows = [dict(energy=r['config']['energy'], seed=r['seed'], **r['metrics']) for r in records
@@ -145,7 +145,7 @@ def gan_verdict(
     d = gan_differences(records, energy)
     return mean_interval(d).verdict() if len(d)>1 else Verdict.of({'both'}, 'above 0')
 
-# %% ../../nbs/beyond/discriminator.ipynb #a4bbf446
+# %% ../../nbs/beyond/discriminator.ipynb #5ed471f7
 def gan_table(records: list)->pd.DataFrame: # Text, one row per energy; empty where there are no records
     "Scores of the runs: mean, and smallest and largest"
     def told(v, spec): return f'{v.mean():{spec}} ({v.min():{spec}}–{v.max():{spec}})'
@@ -164,7 +164,7 @@ def layer_table(records: list)->pd.DataFrame: # Text, one row per convolution; e
     return pd.DataFrame({k: [short(math.exp(v)) for v in column] for k,column in of.items()},
         index=pd.RangeIndex(1, len(OURS)+1, name='convolution') if of else None)
 
-# %% ../../nbs/beyond/discriminator.ipynb #75314bcb
+# %% ../../nbs/beyond/discriminator.ipynb #44c42ed2
 SAID = dict(yes='higher', no='lower', open='neither clearly higher nor lower')
 
 def gan_words(records: list)->str: # Markdown

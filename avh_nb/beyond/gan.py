@@ -6,13 +6,13 @@
 __all__ = ['OURS', 'PUBLISHED', 'NOISE', 'STEPS', 'drawn', 'discriminator', 'generator', 'discriminator_loss', 'begin',
            'train_gan', 'classifier_score', 'frechet_distance', 'judge', 'judged', 'real_features']
 
-# %% ../../nbs/beyond/gan.ipynb #1e5aef11
+# %% ../../nbs/beyond/gan.ipynb #04db0aec
 import torch, torch.nn as nn, torch.nn.functional as F
 from functools import cache
 from torch.nn.utils.parametrizations import spectral_norm
 from ..data.sets import mnist5k
 
-# %% ../../nbs/beyond/gan.ipynb #6dca3dbe
+# %% ../../nbs/beyond/gan.ipynb #fcf401ef
 OURS = ((16, 4, 2), (32, 4, 2), (64, 3, 2)) # filters, kernel and stride of each convolution
 PUBLISHED = ((64, 3, 1), (128, 4, 2), (128, 3, 1), (256, 4, 2), (256, 3, 1), (512, 4, 2), (512, 3, 1))
 NOISE = 64 # dimensions
@@ -42,7 +42,7 @@ def generator(width: int=8)->nn.Sequential: # Noise (N, 64) -> images (N, 1, 28,
         drawn(nn.ConvTranspose2d(4*w, 2*w, 4, 2, 1)), nn.BatchNorm2d(2*w), nn.ReLU(),
         drawn(nn.ConvTranspose2d(2*w, 1, 4, 2, 1)), nn.Tanh())
 
-# %% ../../nbs/beyond/gan.ipynb #d2cca520
+# %% ../../nbs/beyond/gan.ipynb #4fcbf813
 def discriminator_loss(net, real, fake):
     "Softplus loss of a discriminator"
     out = net(torch.cat([real, fake]))
@@ -61,7 +61,7 @@ def begin(
         return real.to(device),torch.randn(n, NOISE, generator=source).to(device)
     return G,D,draw
 
-# %% ../../nbs/beyond/gan.ipynb #664c802d
+# %% ../../nbs/beyond/gan.ipynb #2f2a2a94
 STEPS = 1800
 
 def train_gan(
@@ -85,7 +85,7 @@ def train_gan(
         D.requires_grad_(True)
     return G.eval(),D
 
-# %% ../../nbs/beyond/gan.ipynb #b2594e1d
+# %% ../../nbs/beyond/gan.ipynb #3fb2f3c8
 def classifier_score(
     p: torch.Tensor, # Probabilities (N, C), one row per image
 )->float: # From 1 to C
@@ -104,7 +104,7 @@ def frechet_distance(
     both = torch.linalg.eigvalsh(root@B@root).clamp(min=0).sqrt().sum()
     return ((a.mean(0)-b.mean(0)).pow(2).sum()+A.trace()+B.trace()-2*both).clamp(min=0).item()
 
-# %% ../../nbs/beyond/gan.ipynb #2e3c0c1f
+# %% ../../nbs/beyond/gan.ipynb #7875b767
 @cache
 def judge()->tuple: # Its body (N, 1, 28, 28) -> (N, 64) and its head
     "The classifier of digits that all runs share"
