@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ENERGIES', 'FEWER', 'STUDY', 'Orthogonality', 'unbalanced', 'weighted', 'grid', 'run']
 
-# %% ../../nbs/beyond/energy.ipynb #2445147d
+# %% ../../nbs/beyond/energy.ipynb #0d283e92
 import torch, torch.nn.functional as F
+from .discriminator import gan_grid, gan_run
 from .margins import LR
 from .networks import BASE, NEEDS, SMOOTHING, run_network
 from ..data.images import Images
@@ -14,7 +15,7 @@ from ..data.sets import cifar10
 from ..loss.energy import EnergyRegulariser, pair_cosines
 from ..report.claims import Study
 
-# %% ../../nbs/beyond/energy.ipynb #b192f7fd
+# %% ../../nbs/beyond/energy.ipynb #f8115b69
 class Orthogonality(EnergyRegulariser):
     "The square of the cosine in the place of the energy of hidden layers, with the gradient that half-space energy has at a right angle"
     def energy(self, name):
@@ -31,7 +32,7 @@ ENERGIES = { # name -> what is made of a model
     'half, weight for the width': lambda model: EnergyRegulariser(model, hidden=2**-1.5, half=True),
     'head': lambda model: EnergyRegulariser(model, hidden=0)}
 
-# %% ../../nbs/beyond/energy.ipynb #fe405649
+# %% ../../nbs/beyond/energy.ipynb #79f70567
 FEWER = { # name -> images of each class that are kept, of 5,000
     'one rare class': [500, *9*[5000]],
     'all different': [500*(i+1) for i in range(10)]}
@@ -56,10 +57,10 @@ def weighted(
     weight = n.sum()/(len(n)*n)
     return lambda model: lambda x, y: F.cross_entropy(model.head(x), y, weight.to(x), label_smoothing=SMOOTHING)
 
-# %% ../../nbs/beyond/energy.ipynb #91407c99
+# %% ../../nbs/beyond/energy.ipynb #4f208b4f
 def grid(
     seeds: int=3, # Of every part; the first three energies have two more
-    part: str='all', # filters, width, depth, imbalance, or all
+    part: str='all', # filters, width, depth, imbalance, gan, or all
 )->list: # Of (config, seed)
     "What is trained"
     lr = LR['softmax']
@@ -69,12 +70,13 @@ def grid(
     filters += [r for r in runs('filters', ('none', 'full', 'half'), seeds+2) if r[1]>=seeds]
     width = runs('width', ('none', 'half', 'half, weight for the width'), width=.125)
     rare = [r for images in FEWER for r in runs('imbalance', ('none', 'head', 'weighted'), width=.125, images=images)]
-    parts = dict(filters=filters, width=width, imbalance=rare, depth=runs('depth', ('none', 'half'), width=.125, depth=15))
+    parts = dict(filters=filters, width=width, imbalance=rare, depth=runs('depth', ('none', 'half'), width=.125, depth=15), gan=gan_grid(seeds))
     if part not in ('all', *parts): raise ValueError(f"part: expected one of all, {', '.join(parts)}, got {part!r}")
     return [r for p,of in parts.items() if part in ('all', p) for r in of]
 
 def run(config, seed, device='cpu'):
     "One training"
+    if config['part']=='gan': return gan_run(config, seed, device)
     regulariser,loss,train = ENERGIES.get(config['energy']),None,None
     if 'images' in config:
         counts = FEWER[config['images']]
