@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENERGIES', 'FEWER', 'STUDY', 'Orthogonality', 'unbalanced', 'weighted', 'grid', 'run']
 
-# %% ../../nbs/beyond/energy.ipynb #0d283e92
+# %% ../../nbs/beyond/energy.ipynb #433e6b55
 import torch, torch.nn.functional as F
 from .discriminator import gan_grid, gan_run
 from .margins import LR
@@ -15,7 +15,7 @@ from ..data.sets import cifar10
 from ..loss.energy import EnergyRegulariser, pair_cosines
 from ..report.claims import Study
 
-# %% ../../nbs/beyond/energy.ipynb #f8115b69
+# %% ../../nbs/beyond/energy.ipynb #a9e53266
 class Orthogonality(EnergyRegulariser):
     "The square of the cosine in the place of the energy of hidden layers, with the gradient that half-space energy has at a right angle"
     def energy(self, name):
@@ -32,7 +32,7 @@ ENERGIES = { # name -> what is made of a model
     'half, weight for the width': lambda model: EnergyRegulariser(model, hidden=2**-1.5, half=True),
     'head': lambda model: EnergyRegulariser(model, hidden=0)}
 
-# %% ../../nbs/beyond/energy.ipynb #79f70567
+# %% ../../nbs/beyond/energy.ipynb #e7e4c809
 FEWER = { # name -> images of each class that are kept, of 5,000
     'one rare class': [500, *9*[5000]],
     'all different': [500*(i+1) for i in range(10)]}
@@ -57,7 +57,7 @@ def weighted(
     weight = n.sum()/(len(n)*n)
     return lambda model: lambda x, y: F.cross_entropy(model.head(x), y, weight.to(x), label_smoothing=SMOOTHING)
 
-# %% ../../nbs/beyond/energy.ipynb #4f208b4f
+# %% ../../nbs/beyond/energy.ipynb #c447af8d
 def grid(
     seeds: int=3, # Of every part; the first three energies have two more
     part: str='all', # filters, width, depth, imbalance, gan, or all
@@ -70,7 +70,8 @@ def grid(
     filters += [r for r in runs('filters', ('none', 'full', 'half'), seeds+2) if r[1]>=seeds]
     width = runs('width', ('none', 'half', 'half, weight for the width'), width=.125)
     rare = [r for images in FEWER for r in runs('imbalance', ('none', 'head', 'weighted'), width=.125, images=images)]
-    parts = dict(filters=filters, width=width, imbalance=rare, depth=runs('depth', ('none', 'half'), width=.125, depth=15), gan=gan_grid(seeds))
+    deep = runs('depth', ('none', 'half'), width=.125, depth=15)
+    parts = dict(filters=filters, width=width, imbalance=rare, depth=deep, gan=gan_grid(seeds))
     if part not in ('all', *parts): raise ValueError(f"part: expected one of all, {', '.join(parts)}, got {part!r}")
     return [r for p,of in parts.items() if part in ('all', p) for r in of]
 
