@@ -29,8 +29,8 @@ def who_table(
 )->str: # Markdown
     "Of each change, whether it alters who is hard, and how much more or less scores follow people; with intervals"
     def cell(interval, spec): return f'{interval:{spec}}'.replace(' [', '\n[')
-    rows = [{'change': _name(label), 'agreement\nover ceiling': cell(w.ratio, '.2f'),
-        'noise\ntaken out': cell(w.corrected, '.2f'), **{f"change in ρ\nby {style(k)['label']}": cell(w.change[k], '+.3f') for k in FOLLOWED}} for label,w in _answers(named)]
+    rows = [{'change': _name(label), 'agreement\nover ceiling': cell(w.ratio, '.2f'), 'noise\ntaken out': cell(w.corrected, '.2f'),
+        **{f"change in ρ\nby {style(k)['label']}": cell(w.change[k], '+.3f') for k in FOLLOWED}} for label,w in _answers(named)]
     return markdown_table(pd.DataFrame(rows).set_index('change'))
 
 # %% ../../nbs/report/who.ipynb #80cf9063
