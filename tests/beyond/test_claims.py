@@ -30,7 +30,8 @@ def record_energies(gains, **changed):
         for e,gain in dict(none=0, **gains).items():
             put('energy', dict(part='filters', energy=e, **NETWORKS), s, accuracy=.7+.01*s+gain/100+changed.get(e, 0)*(s-1)/100)
 
-@pytest.mark.parametrize('full,half,orthogonal,expected', [(1, 2, 2.1, ('yes', 'yes', 'yes', 'yes')), (-1, -2, 0, ('no', 'no', 'no', 'no'))])
+@pytest.mark.parametrize('full,half,orthogonal,expected', [(1, 2, 2.1, ('yes', 'yes', 'yes', 'yes')),
+    (-1, -2, 0, ('no', 'no', 'no', 'no'))])
 def test_verdicts_about_energies_follow_the_records(folder, full, half, orthogonal, expected):
     record_energies(dict(full=full, half=half, orthogonality=orthogonal))
     claims = energy.claims()
@@ -59,7 +60,8 @@ def test_narrow_networks_are_judged_by_the_difference_of_differences(folder):
 def test_the_rare_class_is_judged_by_its_recall(folder):
     for s in range(3):
         for e,recall,accuracy in (('none', .3, .7), ('head', .25, .75)):
-            put('energy', dict(part='imbalance', energy=e, images='one rare class', **NETWORKS), s, recall_0=recall+.01*s, accuracy=accuracy)
+            put('energy', dict(part='imbalance', energy=e, images='one rare class', **NETWORKS), s, recall_0=recall+.01*s,
+                accuracy=accuracy)
     c = of(energy.claims(), 'rare class')
     assert c.holds=='no' and c.here.startswith('-5.0')
 

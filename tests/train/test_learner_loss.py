@@ -1,4 +1,4 @@
-"A learner with a loss of its own and a term for the weights: the same training where they change nothing, annealed by its share, resumable."
+"A learner with a loss of its own and a term for the weights: the usual training where these change nothing, annealed, resumable."
 import pytest, torch, torch.nn.functional as F
 from avh_nb.data.sets import digits
 from avh_nb.loss.energy import EnergyRegulariser
