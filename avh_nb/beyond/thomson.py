@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PENALTIES', 'spread', 'nearest', 'draw_filters', 'tangent', 'gradients_agree', 'summary']
 
-# %% ../../nbs/beyond/thomson.ipynb #b8b429e1
+# %% ../../nbs/beyond/thomson.ipynb #4b365fb8
 import torch
 from functools import cache
 from ..loss.energy import hyperspherical_energy, pair_cosines
 from ..report.plots import figure
 
-# %% ../../nbs/beyond/thomson.ipynb #bc047757
+# %% ../../nbs/beyond/thomson.ipynb #e058bc81
 PENALTIES = {
     'full': hyperspherical_energy,
     'half-space': lambda w: hyperspherical_energy(w, half=True),
@@ -26,9 +26,8 @@ def spread(
     seed: int=0, # Of the starts
 )->torch.Tensor: # (n, d), of length 1, float64
     "Filters at the least of a penalty"
-    g,best = torch.Generator().manual_seed(seed),(float('inf'), None)
-    for _ in range(starts):
-        w = torch.randn(n, d, generator=g, dtype=torch.float64).requires_grad_()
+    g = torch.Generator().manual_seed(seed)
+    def minimise(w):
         optimizer = torch.optim.LBFGS([w], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn='strong_wolfe')
         def closure():
             optimizer.zero_grad()
@@ -36,8 +35,9 @@ def spread(
             value.backward()
             return value
         optimizer.step(closure)
-        if (value := PENALTIES[penalty](w).item())<best[0]-1e-9: best = value,w.detach()
-    return torch.nn.functional.normalize(best[1], dim=1)
+        return closure().item(),w.detach()
+    ends = [minimise(torch.randn(n, d, generator=g, dtype=torch.float64).requires_grad_()) for _ in range(starts)]
+    return torch.nn.functional.normalize(min(ends, key=lambda end: round(end[0], 9))[1], dim=1)
 
 def nearest(
     w: torch.Tensor, # Filters (N, D)
@@ -46,7 +46,7 @@ def nearest(
     c = pair_cosines(w)
     return c.max().clamp(-1, 1).acos().rad2deg().item(),c.abs().max().clamp(max=1).acos().rad2deg().item()
 
-# %% ../../nbs/beyond/thomson.ipynb #ab78e0aa
+# %% ../../nbs/beyond/thomson.ipynb #e257b1da
 def draw_filters(
     n: int=6, # In three dimensions
 ):
@@ -66,7 +66,7 @@ def draw_filters(
             for side in ax.spines.values(): side.set_visible(False)
         return axes
 
-# %% ../../nbs/beyond/thomson.ipynb #8c6b452b
+# %% ../../nbs/beyond/thomson.ipynb #5986cf3b
 def tangent(
     w: torch.Tensor, # Filters (N, D)
     penalty, # Function of them
@@ -85,7 +85,7 @@ def gradients_agree(
     return {'half-space and orthogonality': cosine(tangent(w, PENALTIES['half-space']), tangent(w, PENALTIES['orthogonality'])),
         'full and away from the mean': cosine(tangent(w, PENALTIES['full']), off_the_sum)}
 
-# %% ../../nbs/beyond/thomson.ipynb #e3a6895c
+# %% ../../nbs/beyond/thomson.ipynb #5f6adfc7
 def summary():
     "What the three penalties do with six filters, in one sentence"
     full,half,orthogonal = (nearest(spread(6, p))[1] for p in PENALTIES)

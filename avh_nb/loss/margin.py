@@ -6,7 +6,7 @@
 __all__ = ['ANNEALING', 'check_margin', 'margin_cosine', 'Annealing', 'check_anneal', 'directions', 'CosineLogits', 'MarginLoss',
            'MarginSoftmax', 'SphereFacePlus', 'CosFace', 'ArcFace']
 
-# %% ../../nbs/loss/margin.ipynb #e105e6ce
+# %% ../../nbs/loss/margin.ipynb #3cc45095
 import math, torch, torch.nn.functional as F
 from dataclasses import dataclass
 from torch import nn
@@ -14,7 +14,7 @@ from ..core import check_features, check_labels, check_scale, compute_dtype, exa
 from .angular import Loss
 from .energy import hyperspherical_energy
 
-# %% ../../nbs/loss/margin.ipynb #166448a2
+# %% ../../nbs/loss/margin.ipynb #d7eea1e8
 def check_margin(
     margin, # As given
 ):
@@ -33,7 +33,7 @@ def margin_cosine(
     k = sum((cosine<math.cos(j*math.pi/margin)).to(cosine.dtype) for j in range(1, int(margin)))
     return (1-2*(k%2))*now-2*k
 
-# %% ../../nbs/loss/margin.ipynb #ff230205
+# %% ../../nbs/loss/margin.ipynb #0cc13c45
 @dataclass(frozen=True)
 class Annealing:
     "λ over the share of a training: max(least, base(1 + gamma t)^(-power)) with t = share * steps"
@@ -65,7 +65,7 @@ def check_anneal(
     if anneal is not None and not callable(anneal): raise ValueError(f"anneal: expected a name or a function, got {anneal!r}")
     return anneal
 
-# %% ../../nbs/loss/margin.ipynb #de60b21f
+# %% ../../nbs/loss/margin.ipynb #18590223
 def directions(
     u: torch.Tensor, # (N, D)
 )->tuple: # Unit rows (N, D) and lengths (N, 1)
@@ -107,7 +107,7 @@ class CosineLogits(nn.Module):
         cosine,length = self.cosines(x)
         return length*cosine
 
-# %% ../../nbs/loss/margin.ipynb #1368be96
+# %% ../../nbs/loss/margin.ipynb #c6d2ad4b
 class MarginLoss(CosineLogits, Loss):
     "Cross-entropy on such logits, with a margin at the label that a subclass gives in `of_label`"
     def __init__(self,
@@ -122,7 +122,8 @@ class MarginLoss(CosineLogits, Loss):
         super().__init__(in_features, out_features, scale, normalise, w)
         if weight is not None and weight.shape!=(c := len(self.weight),):
             raise ValueError(f"weight: expected shape {(c,)}, got {tuple(weight.shape)}")
-        self.options,self.schedule = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing),check_anneal(anneal)
+        self.options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        self.schedule = check_anneal(anneal)
         self.register_buffer('class_weight', weight)
         self.register_buffer('lam', torch.zeros(()), persistent=False) # a tensor: a compiled step takes another λ as it comes
         self.anneal(0)
@@ -135,7 +136,8 @@ class MarginLoss(CosineLogits, Loss):
     def forward(self, x, y):
         "The loss; raises `ValueError` that names the argument"
         check_features(x, self.weight)
-        if not isinstance(y, torch.Tensor) or y.is_floating_point(): raise ValueError("y: expected integer labels (N,): a margin needs a label")
+        if not isinstance(y, torch.Tensor) or y.is_floating_point():
+            raise ValueError("y: expected integer labels (N,): a margin needs a label")
         label = torch.where(y==self.options['ignore_index'], 0, y)
         label = (label.long() if traced() else check_labels(label, len(x), len(self.weight)))[:, None]
         cosine,length = self.cosines(x)
@@ -147,7 +149,7 @@ class MarginLoss(CosineLogits, Loss):
     def extra_repr(self): return ', '.join(f'{k}={v}' for k,v in dict(classes=len(self.weight), margin=getattr(self, 'margin', None),
         scale=self.scale, normalise=self.normalise, anneal=self.schedule).items())
 
-# %% ../../nbs/loss/margin.ipynb #2a81906c
+# %% ../../nbs/loss/margin.ipynb #eb03343f
 class MarginSoftmax(MarginLoss):
     "A-Softmax, or L-Softmax with `normalise=False`: ψ of the label's angle times the length of the feature (Liu et al. 2017, 2016)"
     def __init__(self, in_features=None, out_features=None, margin: int=4, **options):

@@ -6,7 +6,6 @@
 __all__ = ['DEPTHS', 'plain_cnn']
 
 # %% ../../nbs/train/plain.ipynb #795546e8
-import torch
 from torch import nn
 from .models import Classifier, conv_bn
 from .training import check_whole
