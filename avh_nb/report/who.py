@@ -29,7 +29,7 @@ def who_table(
 )->str: # Markdown
     "Of each change, whether it alters who is hard, and how much more or less scores follow people; with intervals"
     def cell(interval, spec): return f'{interval:{spec}}'.replace(' [', '\n[')
-    rows = [{'change': _name(label), 'agreement\nover ceiling': cell(w.ratio, '.2f'),
+    rows = [{'change': _name(label), 'agreement\nover ceiling': cell(w.ratio, '.2f'), 'noise\ntaken out': cell(w.corrected, '.2f'),
         **{f"change in ρ\nby {style(k)['label']}": cell(w.change[k], '+.3f') for k in FOLLOWED}} for label,w in _answers(named)]
     return markdown_table(pd.DataFrame(rows).set_index('change'))
 
@@ -40,8 +40,14 @@ def draw_who(
     "Show the table as a figure: the agreement on the left, the change in correlation with people on the right"
     rows,answers = zip(*_answers(named))
     with figure(1, 2, size=(4, 1.1+.55*len(rows)), sharey=True) as (fig,(left,right)):
-        plot_intervals(left, rows, *zip(*(w.ratio for w in answers)), xlabel='agreement over ceiling')
+        for of,y,fill in (('ratio', -.13, 'black'), ('corrected', .13, 'white')):
+            label = dict(ratio='as it is', corrected='noise taken out')[of]
+            for i,(mean,low,high) in enumerate(getattr(w, of) for w in answers):
+                left.errorbar(mean, i+y, xerr=[[mean-low], [high-mean]], fmt='o', color='black', mfc=fill, capsize=2, ms=5,
+                    label=label if i==0 else None)
         left.axvline(1, color='black', lw=.8)
+        left.set(xlabel='agreement over ceiling', ylim=(len(rows)-.5, -.5))
+        left.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2, columnspacing=1, handletextpad=.3)
         for k,offset in zip(FOLLOWED, (-.22, 0, .22)):
             plot_intervals(right, rows, *zip(*(w.change[k] for w in answers)), by=k, offset=offset, zero=k==FOLLOWED[0],
                 xlabel="change in Spearman's ρ with people")

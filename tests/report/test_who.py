@@ -18,15 +18,15 @@ NAMED = {'margin': who(.9, .1, -.2, 0), 'energy': who(1.1, 0, .3, -.1)}
 
 def test_the_table_says_what_was_found():
     head,_,*rows = who_table(NAMED).split('\n')
-    assert head.count('|')==6 and [r.split(' | ')[0] for r in rows]==['| margin', '| energy']
-    assert rows[0]==('| margin | 0.90<br>[0.87, 0.92] | +0.100<br>[+0.070, +0.120] | '
+    assert head.count('|')==7 and [r.split(' | ')[0] for r in rows]==['| margin', '| energy']
+    assert rows[0]==('| margin | 0.90<br>[0.87, 0.92] | 1.00<br>[0.97, 1.02] | +0.100<br>[+0.070, +0.120] | '
         '-0.200<br>[-0.230, -0.180] | +0.000<br>[-0.030, +0.020] |')
 
 def test_the_site_sets_its_numbers_to_the_right():
     head,_,row,_ = [[c.strip() for c in l.strip('|').split('|')] for l in who_table(NAMED).split('\n')]
     cells = [''.join(f'<{tag}>{c}</{tag}>' for c in cells) for tag,cells in (('th', head), ('td', row))]
     made = dress_tables(f'<table><thead><tr>{cells[0]}</tr></thead><tr>{cells[1]}</tr></table>')
-    assert made.count('class="num"')==8 and made.count('class="interval"')==4
+    assert made.count('class="num"')==10 and made.count('class="interval"')==5
 
 @pytest.fixture
 def fig():
@@ -38,7 +38,8 @@ def bars(ax): return [s[:, 0].round(6).tolist() for c in ax.collections for s in
 
 def test_the_figure_shows_what_the_table_says(fig):
     left,right = fig.axes
-    assert bars(left)==[[w.ratio.low, w.ratio.high] for w in NAMED.values()]
+    assert bars(left)==[pytest.approx([i.low, i.high]) for of in ('ratio', 'corrected') for i in (getattr(w, of) for w in NAMED.values())]
+    assert [t.get_text() for t in left.get_legend().get_texts()]==['as it is', 'noise taken out']
     assert bars(right)==[pytest.approx([w.change[k].low, w.change[k].high]) for k in FOLLOWED for w in NAMED.values()]
     for ax,at in ((left, 1), (right, 0)): assert [l.get_xdata() for l in ax.lines if len(l.get_xdata())==2]==[[at]*2]
     assert [t.get_text() for t in left.get_yticklabels()]==list(NAMED)
