@@ -7,7 +7,7 @@ __all__ = ['NEEDS', 'BASE', 'SMOOTHING', 'train_network', 'features_file', 'keep
            'angular_spread', 'test_metrics', 'read_off', 'run_network', 'by_seed', 'over_seeds', 'paired', 'as_metrics',
            'from_metrics', 'people_study', 'people_recorded']
 
-# %% ../../nbs/beyond/networks.ipynb #ffb3c3a9
+# %% ../../nbs/beyond/networks.ipynb #896ffa9f
 import re, torch, torch.nn.functional as F
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,7 @@ from ..stats.human import FOLLOWED, Who, who_is_hard
 from ..train.learner import Learner
 from ..train.plain import plain_cnn
 
-# %% ../../nbs/beyond/networks.ipynb #ed2f5c86
+# %% ../../nbs/beyond/networks.ipynb #fb2c9b6c
 NEEDS = ('cifar10', 'cifar10h')
 BASE = dict(depth=9, width=.25, epochs=4)
 SMOOTHING = .01
@@ -48,7 +48,7 @@ def train_network(
         loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device,
         checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
 
-# %% ../../nbs/beyond/networks.ipynb #3557e127
+# %% ../../nbs/beyond/networks.ipynb #bc8cb0f6
 def features_file(study, config, seed):
     "Where the features of a run are kept"
     return work_folder()/'features'/study/f'{run_folder(study, config, seed).name}.safetensors'
@@ -74,7 +74,7 @@ def ranks_file(study, config, seed):
     words = '_'.join(re.sub(r'\W+', '-', v) for v in config.values() if isinstance(v, str))
     return results_folder()/'traces'/f"{study}_{words}_seed-{seed}.parquet"
 
-# %% ../../nbs/beyond/networks.ipynb #1a6c937e
+# %% ../../nbs/beyond/networks.ipynb #88dae922
 def angular_spread(
     x: torch.Tensor, # Features (N, D)
     y: torch.Tensor, # Labels (N,)
@@ -90,7 +90,7 @@ def angular_spread(
     return dict(within=own.acos().rad2deg().mean().item(), between=(apart+360*torch.eye(len(classes))).min().item(),
         fisher=((1-own).mean()/between).item())
 
-# %% ../../nbs/beyond/networks.ipynb #6a5a9bfc
+# %% ../../nbs/beyond/networks.ipynb #8e71e483
 def test_metrics(
     x: torch.Tensor, # Features of the test images (N, D)
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
@@ -110,28 +110,30 @@ def read_off(
     study, config, seed, # Of the run
     x: torch.Tensor, # Features of the test images (N, D)
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
+    ranks: bool=True, # Keep those too, for the question who is hard?
 )->dict: # Metrics
     "Keep features and ranks of a run, and return what its record holds"
     test,hsf = photographs()[1:]
     keep_features(study, config, seed, x, w)
     metrics,s = test_metrics(x.half().float(), w, test.y, hsf)
-    keep_ranks(ranks_file(study, config, seed), avh=s.avh, confidence=s.confidence, norm=s.norm)
+    if ranks: keep_ranks(ranks_file(study, config, seed), avh=s.avh, confidence=s.confidence, norm=s.norm)
     return metrics
 
 def run_network(
     study, config, seed, device='cpu', # Of the run
     loss=None, regulariser=None, train=None, # To train_network
     also=None, # Function from the trained model to further metrics
+    ranks=True, # To read_off
 )->dict: # Metrics
     "Train, keep, and read off what a record holds"
     learner = train_network(study, config, seed, device, loss, regulariser, train)
     x,w = learner.features(photographs()[1]).cpu(),learner.bare_model.head.weight.detach().cpu()
     if getattr(learner.loss, 'normalise', False): w = F.normalize(w)
-    metrics = {**read_off(study, config, seed, x, w), **(also(learner.bare_model) if also else {})}
+    metrics = {**read_off(study, config, seed, x, w, ranks), **(also(learner.bare_model) if also else {})}
     return {**metrics, **{f'train_{k}': learner.history[-1][k] for k in ('loss', 'accuracy')},
         'first_epoch_loss': learner.history[0]['loss']}
 
-# %% ../../nbs/beyond/networks.ipynb #bca927e6
+# %% ../../nbs/beyond/networks.ipynb #82a21cab
 def by_seed(
     study: str, # Name
     **wanted, # Entries of the configuration; those of one configuration alone
@@ -158,7 +160,7 @@ def paired(
     a,b = (by_seed(study, **of) for of in (changed, plain))
     return mean_interval([factor*(a[s][metric]-b[s][metric]) for s in sorted(set(a) & set(b))])
 
-# %% ../../nbs/beyond/networks.ipynb #e75761c2
+# %% ../../nbs/beyond/networks.ipynb #c2feb966
 def as_metrics(w: Who)->dict: # Numbers
     "What a record holds of it"
     intervals = dict(ratio=w.ratio, corrected=w.corrected, **{f'change {k}': w.change[k] for k in FOLLOWED})
