@@ -7,7 +7,7 @@ export PATH := $(BIN):$(PATH)
 
 .PHONY: paper claims test docs notebooks lab rebuild bench lint readme
 
-paper: $(READY) ## Execute the paper's notebooks in copies, build the site, print the table of claims
+paper: $(READY) ## Execute the notebooks of the studies in copies, build the site, print the table of claims
 	avh site paper
 
 claims: $(READY) ## Print the table of claims, from the records

@@ -1,4 +1,4 @@
-"""What two checkouts say: the table of claims, the README's table, and every number of the executed pages of the paper and of index.
+"""What two checkouts say: the table of claims, the README's table, and every number of the executed pages of studies and of index.
 
 python tests/compare_results.py OLD NEW
 
@@ -28,8 +28,8 @@ def readme_rows(root):
     return [[c.strip() for c in l.strip('|').split('|')] for l in lines[start+2:end]]
 
 def pages(root):
-    "Name of a page -> its notebook, for index and the paper"
-    found = [*sorted((root/'nbs'/'paper').glob('*.ipynb')), root/'nbs'/'index.ipynb']
+    "Name of a page -> its notebook, for index and the studies"
+    found = [*[p for room in ('paper', 'beyond') for p in sorted((root/'nbs'/room).glob('*.ipynb'))], root/'nbs'/'index.ipynb']
     return {re.sub(r'^\d+[a-z]?_', '', p.stem): p for p in found}
 
 def texts(path):

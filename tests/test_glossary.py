@@ -4,7 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT/'nbs'/'glossary.ipynb'
-EXPLAINED = {'AVC', 'AVH', 'CBST', 'CRST', 'ERM', 'Family', 'Gate', 'HSF', 'LRENT', 'MRKLD', 'Neighbour', 'Record', 'Twin', 'Verdict'}
+EXPLAINED = {'AVC', 'AVH', 'CBST', 'CRST', 'ERM', 'Family', 'Gate', 'HSF', 'LRENT', 'MRKLD', 'Neighbour', 'Record', 'Twin', 'Verdict',
+    'A-Softmax', 'Angular Fisher score', 'Annealing', 'Ceiling', 'CNN-9', 'GAN', 'Half-space', 'L-Softmax', 'Margin', 'MHE', 'Psi (ψ)'}
 # Formats, parts of a machine, licences, and files: no words of this project
 COMMON = {'BY', 'CC', 'CITATION', 'CONTRIBUTING', 'CPU', 'CSV', 'DIR', 'FILE', 'GPU', 'HTML', 'ICML', 'JPEG', 'JSON', 'PNG', 'README',
     'SQL', 'STUDY', 'VGG', 'VOTES'}

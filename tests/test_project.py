@@ -153,7 +153,7 @@ def test_the_readmes_table_is_that_of_the_records():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
     recorded = [c for c in claims() if c.study and study(c.study).grid]
     assert len(recorded)>10
-    rows = re.sub(r'\]\((paper/\w+)\.ipynb', rf']({site_address(ROOT)}/\1.html', claims_table(recorded)).split('\n')[2:]
+    rows = re.sub(r'\]\(((?:paper|beyond)/\w+)\.ipynb', rf']({site_address(ROOT)}/\1.html', claims_table(recorded)).split('\n')[2:]
     for row in rows: assert row in text
     for c in claims(): assert f"| {c.text} |".replace('|ρ|', '\\|ρ\\|') in text
 

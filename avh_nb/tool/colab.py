@@ -9,9 +9,10 @@ __all__ = ['IN_COLAB', 'COLAB_CELL', 'add_colab_cell', 'add_colab_cells']
 import nbformat
 from pathlib import Path
 from ..core import all_or_nothing
+from .api import STUDY_ROOMS
 
 # %% ../../nbs/tool/colab.ipynb #e3577756
-IN_COLAB = 'start/', 'paper/'
+IN_COLAB = tuple(f'{room}/' for room in ('start', *STUDY_ROOMS))
 
 COLAB_CELL = """#| hide
 #| eval: false

@@ -34,7 +34,7 @@ COMMANDS = { # what is typed after avh
         'avh store sql scores/ "select path, avh from scores order by avh desc limit 10"'),
     'convert': Command('avh_nb.tool.store:avh_convert', 'images', 'Rewrite Parquet files of embeddings so that they are read fast',
         'avh convert embeddings/*.parquet --out fast/'),
-    'rebuild': Command('avh_nb.tool.rebuild:avh_rebuild', 'study', 'Extend the records of a study of the paper',
+    'rebuild': Command('avh_nb.tool.rebuild:avh_rebuild', 'study', 'Extend the records of a study',
         'avh rebuild human --seeds 5 --dry'),
     'data': Command('avh_nb.tool.data:avh_data', 'images', 'Download the data sets of the studies, or write digits into a folder',
         'avh data digits --folder digits'),

@@ -15,6 +15,7 @@ from fastcore.script import Param
 from nbclient import NotebookClient
 from ..core import all_or_nothing
 from ..report.claims import claims, print_claims
+from .api import STUDY_ROOMS
 from .colab import add_colab_cells
 from .render import check_site, render, settings, site_address
 
@@ -155,7 +156,7 @@ def main(
         text = readme(root/'nbs/index.ipynb', root/'nbs/images', site_address(root), root)
         with all_or_nothing(root/'README.md') as part: part.write_text(text, encoding='utf-8')
     if what in ('paper', 'docs'):
-        sound = build(root, [f for f in notebooks if f.parent.name=='paper'] if what=='paper' else [])
+        sound = build(root, [f for f in notebooks if f.parent.name in STUDY_ROOMS] if what=='paper' else [])
         print(f"The site is at {root/'_docs'/'index.html'}; open it in a browser.")
         if what=='paper':
             print(); print_claims(found := claims())

@@ -6,6 +6,7 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from PIL import Image
 from avh_nb.tool import bench
 from avh_nb.tool.main import COMMANDS, main
+from avh_nb.tool.steps import print_steps
 
 def typed(name):
     "Runs the example of a command in the current folder, as a shell would"
@@ -81,8 +82,11 @@ def test_bench(there, capfd, monkeypatch):
     monkeypatch.setattr(bench, 'SHAPES', ((40, 8, 4), (40, 8, 4))); monkeypatch.setattr(bench, 'LOSS_SHAPES', ((8, 8, 4),))
     compare = bench.compare
     monkeypatch.setattr(bench, 'compare', lambda *args, **kwargs: compare(*args, **kwargs | dict(memory=False, rounds=1)))
+    monkeypatch.setattr(bench, 'print_steps', lambda device: print_steps(device, n=4, width=.0625, rounds=1))
     monkeypatch.setattr(bench, 'print_errors', lambda device: None); monkeypatch.setattr(bench, 'print_tracker_cost', lambda: None)
-    assert typed('bench')==0 and 'engine on cpu' in capfd.readouterr().out
+    assert typed('bench')==0
+    out = capfd.readouterr().out
+    assert 'engine on cpu' in out and 'a training step of CNN-9 at batch 4\n  plain ' in out and ', half-space energy ' in out
 
 def test_no_example_is_left_out():
     "That of site is run where the site is checked"
