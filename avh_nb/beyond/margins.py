@@ -7,7 +7,7 @@ __all__ = ['CIFAR', 'RATED', 'RATES', 'LR', 'PLAIN', 'CHANGED', 'PEOPLE', 'STUDY
            'validation_accuracy', 'run', 'plane_table', 'within_by_margin', 'draw_margins', 'flat_start', 'cifar_table',
            'claims', 'summary']
 
-# %% ../../nbs/beyond/margins.ipynb #a5bb3e33
+# %% ../../nbs/beyond/margins.ipynb #2bb100c1
 import pandas as pd, torch
 from .circle import LOSSES, SLOWLY, loss_of, train_digits
 from .networks import (BASE, NEEDS, SMOOTHING, angular_spread, over_seeds, paired, people_recorded, people_study,
@@ -18,7 +18,7 @@ from ..report.plots import figure, plot_curve, plot_intervals, register
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/margins.ipynb #192896bd
+# %% ../../nbs/beyond/margins.ipynb #1ba21afb
 CIFAR = ('softmax', 'L-Softmax, m = 2', 'A-Softmax, m = 3', 'A-Softmax, m = 4', *SLOWLY)
 RATED = 'softmax', 'A-Softmax, m = 4', *SLOWLY # for which a rate is chosen
 RATES = .01, .03, .1, .3
@@ -55,7 +55,7 @@ def run(config, seed, device='cpu'):
     accuracy = ((x@w.T).argmax(1)==y).float().mean().item()
     return dict(accuracy=accuracy, **angular_spread(x, y), **{f'train_accuracy_{h["epoch"]}': h['accuracy'] for h in history})
 
-# %% ../../nbs/beyond/margins.ipynb #80bd6985
+# %% ../../nbs/beyond/margins.ipynb #891b4e2e
 def plane_table(
     annealed: bool=True, # Else with the whole margin from the start
 )->pd.DataFrame: # Text, one row per loss
@@ -67,7 +67,7 @@ def plane_table(
         'nearest classes (°)': told(l, 'between', '.0f'), 'Fisher': told(l, 'fisher', '.3f')} for l in losses]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #18e7bbcd
+# %% ../../nbs/beyond/margins.ipynb #46ee3dd2
 register('L-Softmax', 'L-Softmax', 0, 'o', '-')
 register('A-Softmax', 'A-Softmax', 3, '^', '--')
 
@@ -88,7 +88,7 @@ def draw_margins():
             for l in CIFAR if l!='softmax'}
         plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='accuracy minus softmax (points)', zero=True, by='accuracy')
 
-# %% ../../nbs/beyond/margins.ipynb #d948f137
+# %% ../../nbs/beyond/margins.ipynb #38098b06
 def flat_start()->dict: # Margin to Interval, and 'odd over even', the difference of m = 3 and the mean of its neighbours
     "Accuracy of the first epoch without annealing, in percent"
     of = {m: over_seeds('margins', 'train_accuracy_1', 100, part='flat', loss=f'A-Softmax, m = {m}') for m in (1, 2, 3, 4)}
@@ -99,21 +99,22 @@ def flat_start()->dict: # Margin to Interval, and 'odd over even', the differenc
     return {**of, 'over 2': gaps[0], 'over 4': gaps[1],
         'odd over even': mean_interval([100*(b-(a+c)/2) for a,b,c in zip(by[2], by[3], by[4])])}
 
-# %% ../../nbs/beyond/margins.ipynb #09adeb09
+# %% ../../nbs/beyond/margins.ipynb #36f1ef14
 def cifar_table()->pd.DataFrame: # Text, one row per loss
     "Accuracy and spread on the CIFAR-10 test images"
     def told(loss, metric, spec, factor=1): return f'{over_seeds("margins", metric, factor, part="cifar", loss=loss):{spec}}'
     rows = [{'loss': l, 'accuracy (%)': told(l, 'accuracy', '.1f', 100), 'minus softmax': '–' if l=='softmax' else
         f"{paired('margins', 'accuracy', dict(part='cifar', loss=l), dict(part='cifar', loss='softmax'), 100):+.1f}",
-        'in training (%)': told(l, 'train_accuracy', '.1f', 100), 'within (°)': told(l, 'within', '.1f'), 'Fisher': told(l, 'fisher', '.2f')}
+        'in training (%)': told(l, 'train_accuracy', '.1f', 100),
+        'within (°)': told(l, 'within', '.1f'), 'Fisher': told(l, 'fisher', '.2f')}
         for l in CIFAR]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #14022c87
+# %% ../../nbs/beyond/margins.ipynb #8dbe6efa
 PLAIN,CHANGED = dict(part='cifar', loss='softmax', **BASE, lr=LR['softmax']),[l for l in CIFAR if l!='softmax']
 PEOPLE = people_study('margins', PLAIN, {l: dict(PLAIN, loss=l, lr=LR[l]) for l in CHANGED})
 
-# %% ../../nbs/beyond/margins.ipynb #5ee23974
+# %% ../../nbs/beyond/margins.ipynb #d0785b80
 def claims():
     "What this page tests"
     def within(loss, plain): return paired('margins', 'within', *(dict(part='plane', loss=l, annealed=True) for l in (loss, plain)))
@@ -145,7 +146,7 @@ def claims():
 
 STUDY = Study('margins', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/margins.ipynb #5f3bf8cb
+# %% ../../nbs/beyond/margins.ipynb #20bbe57b
 TIGHTER = dict(yes='A margin draws the features of a class together', no='A margin does not draw the features of a class together',
     open='Whether a margin draws the features of a class together is open',
     mixed='L-Softmax and A-Softmax differ in whether they draw the features of a class together')
