@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NEAREST', 'pair_cosines', 'hyperspherical_energy', 'energy_bound', 'filter_layers', 'EnergyRegulariser']
 
-# %% ../../nbs/loss/energy.ipynb #701ce18c
+# %% ../../nbs/loss/energy.ipynb #2bd200c3
 import math, torch
 from torch import nn
 from ..core import traced
 
-# %% ../../nbs/loss/energy.ipynb #d2bf24ea
+# %% ../../nbs/loss/energy.ipynb #0d22ab1b
 NEAREST = 1e-8 # Squared distance below which two filters are one
 
 def _check_energy(s, w=None, name='w'):
@@ -57,7 +57,7 @@ def hyperspherical_energy(
         mean = (2*(energy+_of_pair(2+2*c, s, angular)).sum()+n*opposite)/(n*(2*n-1))
     return mean.to(torch.promote_types(w.dtype, torch.float32))
 
-# %% ../../nbs/loss/energy.ipynb #e1c5b008
+# %% ../../nbs/loss/energy.ipynb #67ba0b71
 def energy_bound(
     n: int, # Filters, at least 2
     d: int, # Dimensions
@@ -74,7 +74,7 @@ def energy_bound(
     c = max(0, (n/d-1)/(n-1))**.5
     return ((n-1)*(energy(2-2*c)+energy(2+2*c))+energy(4.))/(2*n-1)
 
-# %% ../../nbs/loss/energy.ipynb #4a32fcb7
+# %% ../../nbs/loss/energy.ipynb #0c43346f
 def filter_layers(
     model: nn.Module, # Any
 )->dict: # Name -> module, in the order of the model
@@ -84,7 +84,7 @@ def filter_layers(
         return kind and len(m.weight)>1
     return {name: m for name,m in model.named_modules() if has_filters(m)}
 
-# %% ../../nbs/loss/energy.ipynb #8881a5eb
+# %% ../../nbs/loss/energy.ipynb #b9e33666
 class EnergyRegulariser:
     "The energy of a network's filters: call it for the number to add to a loss"
     def __init__(self,
@@ -97,22 +97,20 @@ class EnergyRegulariser:
         equal_at: int=None, # Filters at which a layer has just its weight, others (N/equal_at)^1.5 times it; None: all have their weight
     ):
         _check_energy(s)
-        for name,weight in dict(hidden=hidden, head=head).items():
-            if not 0<=weight<math.inf: raise ValueError(f"{name}: expected a finite weight from 0, got {weight!r}")
+        for k,weight in dict(hidden=hidden, head=head).items():
+            if not 0<=weight<math.inf: raise ValueError(f"{k}: expected a finite weight from 0, got {weight!r}")
         if equal_at is not None and equal_at<1: raise ValueError(f"equal_at: expected a number of filters, got {equal_at!r}")
         self.hidden,self.head,self.s,self.half,self.angular,self.equal_at = hidden,head,s,half,angular,equal_at
         self.layers = filter_layers(model)
         if not self.layers: raise ValueError("model: expected a convolution or a linear layer with at least two filters, found none")
     def weight_of(self, name):
         "Weight of the mean energy of a layer"
-        n = len(self.layers[name].weight)
         weight = self.head if name==list(self.layers)[-1] else self.hidden
-        return weight*(1 if self.equal_at is None else (n/self.equal_at)**1.5)
+        return weight*(1 if self.equal_at is None else (len(self.layers[name].weight)/self.equal_at)**1.5)
     def energy(self, name):
         "Mean energy of one layer"
-        w,last = self.layers[name].weight,name==list(self.layers)[-1]
-        _check_energy(self.s, w, name)
-        return hyperspherical_energy(w, self.s, self.half and not last, self.angular)
+        _check_energy(self.s, w := self.layers[name].weight, name)
+        return hyperspherical_energy(w, self.s, self.half and name!=list(self.layers)[-1], self.angular)
     def __call__(self): return sum(self.weight_of(k)*self.energy(k) for k in self.layers if self.weight_of(k))
     def __repr__(self):
         how = ', '.join(f'{k}={getattr(self, k)}' for k in ('hidden', 'head', 's', 'half', 'angular', 'equal_at'))

@@ -6,7 +6,7 @@
 __all__ = ['ANNEALING', 'check_margin', 'margin_cosine', 'Annealing', 'check_anneal', 'directions', 'CosineLogits', 'MarginLoss',
            'MarginSoftmax', 'SphereFacePlus', 'CosFace', 'ArcFace']
 
-# %% ../../nbs/loss/margin.ipynb #3cc45095
+# %% ../../nbs/loss/margin.ipynb #38529a5e
 import math, torch, torch.nn.functional as F
 from dataclasses import dataclass
 from torch import nn
@@ -14,7 +14,7 @@ from ..core import check_features, check_labels, check_scale, compute_dtype, exa
 from .angular import Loss
 from .energy import hyperspherical_energy
 
-# %% ../../nbs/loss/margin.ipynb #d7eea1e8
+# %% ../../nbs/loss/margin.ipynb #97905ccd
 def check_margin(
     margin, # As given
 ):
@@ -33,7 +33,7 @@ def margin_cosine(
     k = sum((cosine<math.cos(j*math.pi/margin)).to(cosine.dtype) for j in range(1, int(margin)))
     return (1-2*(k%2))*now-2*k
 
-# %% ../../nbs/loss/margin.ipynb #0cc13c45
+# %% ../../nbs/loss/margin.ipynb #5d9d4220
 @dataclass(frozen=True)
 class Annealing:
     "λ over the share of a training: max(least, base(1 + gamma t)^(-power)) with t = share * steps"
@@ -65,7 +65,7 @@ def check_anneal(
     if anneal is not None and not callable(anneal): raise ValueError(f"anneal: expected a name or a function, got {anneal!r}")
     return anneal
 
-# %% ../../nbs/loss/margin.ipynb #18590223
+# %% ../../nbs/loss/margin.ipynb #a945791e
 def directions(
     u: torch.Tensor, # (N, D)
 )->tuple: # Unit rows (N, D) and lengths (N, 1)
@@ -107,7 +107,7 @@ class CosineLogits(nn.Module):
         cosine,length = self.cosines(x)
         return length*cosine
 
-# %% ../../nbs/loss/margin.ipynb #c6d2ad4b
+# %% ../../nbs/loss/margin.ipynb #846dac99
 class MarginLoss(CosineLogits, Loss):
     "Cross-entropy on such logits, with a margin at the label that a subclass gives in `of_label`"
     def __init__(self,
@@ -149,7 +149,7 @@ class MarginLoss(CosineLogits, Loss):
     def extra_repr(self): return ', '.join(f'{k}={v}' for k,v in dict(classes=len(self.weight), margin=getattr(self, 'margin', None),
         scale=self.scale, normalise=self.normalise, anneal=self.schedule).items())
 
-# %% ../../nbs/loss/margin.ipynb #eb03343f
+# %% ../../nbs/loss/margin.ipynb #13867562
 class MarginSoftmax(MarginLoss):
     "A-Softmax, or L-Softmax with `normalise=False`: ψ of the label's angle times the length of the feature (Liu et al. 2017, 2016)"
     def __init__(self, in_features=None, out_features=None, margin: int=4, **options):
