@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NEAREST', 'pair_cosines', 'hyperspherical_energy', 'energy_bound', 'filter_layers', 'EnergyRegulariser']
 
-# %% ../../nbs/loss/energy.ipynb #2bd200c3
+# %% ../../nbs/loss/energy.ipynb #c45fc873
 import math, torch
 from torch import nn
 from ..core import traced
 
-# %% ../../nbs/loss/energy.ipynb #0d22ab1b
+# %% ../../nbs/loss/energy.ipynb #861e86e7
 NEAREST = 1e-8 # Squared distance below which two filters are one
 
 def _check_energy(s, w=None, name='w'):
@@ -57,7 +57,7 @@ def hyperspherical_energy(
         mean = (2*(energy+_of_pair(2+2*c, s, angular)).sum()+n*opposite)/(n*(2*n-1))
     return mean.to(torch.promote_types(w.dtype, torch.float32))
 
-# %% ../../nbs/loss/energy.ipynb #67ba0b71
+# %% ../../nbs/loss/energy.ipynb #0a4e28ea
 def energy_bound(
     n: int, # Filters, at least 2
     d: int, # Dimensions
@@ -74,7 +74,11 @@ def energy_bound(
     c = max(0, (n/d-1)/(n-1))**.5
     return ((n-1)*(energy(2-2*c)+energy(2+2*c))+energy(4.))/(2*n-1)
 
-# %% ../../nbs/loss/energy.ipynb #0c43346f
+# %% ../../nbs/loss/energy.ipynb #0e30604d
+def _check_weights(**weights):
+    for name,weight in weights.items():
+        if not 0<=weight<math.inf: raise ValueError(f"{name}: expected a finite weight from 0, got {weight!r}")
+
 def filter_layers(
     model: nn.Module, # Any
 )->dict: # Name -> module, in the order of the model
@@ -84,7 +88,7 @@ def filter_layers(
         return kind and len(m.weight)>1
     return {name: m for name,m in model.named_modules() if has_filters(m)}
 
-# %% ../../nbs/loss/energy.ipynb #b9e33666
+# %% ../../nbs/loss/energy.ipynb #564493e1
 class EnergyRegulariser:
     "The energy of a network's filters: call it for the number to add to a loss"
     def __init__(self,
@@ -97,8 +101,7 @@ class EnergyRegulariser:
         equal_at: int=None, # Filters at which a layer has just its weight, others (N/equal_at)^1.5 times it; None: all have their weight
     ):
         _check_energy(s)
-        for k,weight in dict(hidden=hidden, head=head).items():
-            if not 0<=weight<math.inf: raise ValueError(f"{k}: expected a finite weight from 0, got {weight!r}")
+        _check_weights(hidden=hidden, head=head)
         if equal_at is not None and equal_at<1: raise ValueError(f"equal_at: expected a number of filters, got {equal_at!r}")
         self.hidden,self.head,self.s,self.half,self.angular,self.equal_at = hidden,head,s,half,angular,equal_at
         self.layers = filter_layers(model)
