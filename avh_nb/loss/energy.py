@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NEAREST', 'pair_cosines', 'hyperspherical_energy', 'energy_bound', 'filter_layers', 'EnergyRegulariser']
 
-# %% ../../nbs/loss/energy.ipynb #c45fc873
+# %% ../../nbs/loss/energy.ipynb #5dff4024
 import math, torch
 from torch import nn
 from ..core import traced
 
-# %% ../../nbs/loss/energy.ipynb #861e86e7
+# %% ../../nbs/loss/energy.ipynb #51b8a81a
 NEAREST = 1e-8 # Squared distance below which two filters are one
 
 def _check_energy(s, w=None, name='w'):
@@ -33,6 +33,7 @@ def pair_cosines(
         i,j = torch.triu_indices(len(w), len(w), 1, device=w.device)
         return (u@u.T)[i, j]
 
+# %% ../../nbs/loss/energy.ipynb #5092f3bb
 def _of_pair(q, s, angular):
     "Energy at the squared distance q"
     q = q.clamp(min=NEAREST)
@@ -57,7 +58,7 @@ def hyperspherical_energy(
         mean = (2*(energy+_of_pair(2+2*c, s, angular)).sum()+n*opposite)/(n*(2*n-1))
     return mean.to(torch.promote_types(w.dtype, torch.float32))
 
-# %% ../../nbs/loss/energy.ipynb #0a4e28ea
+# %% ../../nbs/loss/energy.ipynb #7c816ee0
 def energy_bound(
     n: int, # Filters, at least 2
     d: int, # Dimensions
@@ -74,7 +75,7 @@ def energy_bound(
     c = max(0, (n/d-1)/(n-1))**.5
     return ((n-1)*(energy(2-2*c)+energy(2+2*c))+energy(4.))/(2*n-1)
 
-# %% ../../nbs/loss/energy.ipynb #0e30604d
+# %% ../../nbs/loss/energy.ipynb #147b4c64
 def _check_weights(**weights):
     for name,weight in weights.items():
         if not 0<=weight<math.inf: raise ValueError(f"{name}: expected a finite weight from 0, got {weight!r}")
@@ -88,7 +89,7 @@ def filter_layers(
         return kind and len(m.weight)>1
     return {name: m for name,m in model.named_modules() if has_filters(m)}
 
-# %% ../../nbs/loss/energy.ipynb #564493e1
+# %% ../../nbs/loss/energy.ipynb #09ac55f2
 class EnergyRegulariser:
     "The energy of a network's filters: call it for the number to add to a loss"
     def __init__(self,
