@@ -7,7 +7,7 @@ __all__ = ['CIFAR', 'RATED', 'RATES', 'LR', 'PLAIN', 'CHANGED', 'PEOPLE', 'STUDY
            'validation_accuracy', 'run', 'plane_table', 'within_by_margin', 'draw_margins', 'flat_start', 'cifar_table',
            'claims', 'summary']
 
-# %% ../../nbs/beyond/margins.ipynb #2955e085
+# %% ../../nbs/beyond/margins.ipynb #86732d5b
 import pandas as pd, torch
 from .circle import LOSSES, SLOWLY, loss_of, train_digits
 from .networks import (BASE, NEEDS, SMOOTHING, angular_spread, by_seed, over_seeds, paired, people_recorded, people_study,
@@ -18,7 +18,7 @@ from ..report.plots import figure, plot_curve, plot_intervals, register
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/margins.ipynb #582294ca
+# %% ../../nbs/beyond/margins.ipynb #bbe8968d
 CIFAR = ('softmax', 'L-Softmax, m = 2', 'A-Softmax, m = 3', 'A-Softmax, m = 4', *SLOWLY)
 RATED = 'softmax', 'A-Softmax, m = 4', *SLOWLY # for which a rate is chosen
 RATES = .01, .03, .1, .3
@@ -55,7 +55,7 @@ def run(config, seed, device='cpu'):
     accuracy = ((x@w.T).argmax(1)==y).float().mean().item()
     return dict(accuracy=accuracy, **angular_spread(x, y), **{f'train_accuracy_{h["epoch"]}': h['accuracy'] for h in history})
 
-# %% ../../nbs/beyond/margins.ipynb #b3c72029
+# %% ../../nbs/beyond/margins.ipynb #0159cf04
 def plane_table(
     annealed: bool=True, # Else with the whole margin from the start
 )->pd.DataFrame: # Text, one row per loss
@@ -68,7 +68,7 @@ def plane_table(
         'nearest classes (°)': told(l, 'between', '.0f'), 'Fisher': told(l, 'fisher', '.3f')} for l in losses]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #af69114c
+# %% ../../nbs/beyond/margins.ipynb #9a7a3518
 register('L-Softmax', 'L-Softmax', 0, 'o', '-')
 register('A-Softmax', 'A-Softmax', 3, '^', '--')
 
@@ -89,7 +89,7 @@ def draw_margins():
             for l in CIFAR if l!='softmax'}
         plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='accuracy minus softmax (points)', zero=True, by='accuracy')
 
-# %% ../../nbs/beyond/margins.ipynb #34b7196a
+# %% ../../nbs/beyond/margins.ipynb #30e9f6a2
 def flat_start()->dict: # Margin to Interval, and 'odd over even', the difference of m = 3 and the mean of its neighbours
     "Accuracy of the first epoch without annealing, in percent"
     of = {m: over_seeds('margins', 'train_accuracy_1', 100, part='flat', loss=f'A-Softmax, m = {m}') for m in (1, 2, 3, 4)}
@@ -100,7 +100,7 @@ def flat_start()->dict: # Margin to Interval, and 'odd over even', the differenc
     return {**of, 'over 2': gaps[0], 'over 4': gaps[1],
         'odd over even': mean_interval([100*(b-(a+c)/2) for a,b,c in zip(by[2], by[3], by[4])])}
 
-# %% ../../nbs/beyond/margins.ipynb #bbeeda92
+# %% ../../nbs/beyond/margins.ipynb #3cbdc8aa
 def cifar_table()->pd.DataFrame: # Text, one row per loss
     "Accuracy and spread on the CIFAR-10 test images"
     def told(loss, metric, spec, factor=1): return f'{over_seeds("margins", metric, factor, part="cifar", loss=loss):{spec}}'
@@ -111,11 +111,11 @@ def cifar_table()->pd.DataFrame: # Text, one row per loss
         for l in CIFAR]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #22016308
+# %% ../../nbs/beyond/margins.ipynb #4b187112
 PLAIN,CHANGED = dict(part='cifar', loss='softmax', **BASE, lr=LR['softmax']),[l for l in CIFAR if l!='softmax']
 PEOPLE = people_study('margins', PLAIN, {l: dict(PLAIN, loss=l, lr=LR[l]) for l in CHANGED})
 
-# %% ../../nbs/beyond/margins.ipynb #c61230c8
+# %% ../../nbs/beyond/margins.ipynb #b5833be6
 def claims():
     "What this page tests"
     def plane(loss, annealed=True): return dict(part='plane', loss=loss, annealed=annealed)
@@ -148,7 +148,7 @@ def claims():
 
 STUDY = Study('margins', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/margins.ipynb #c2e46d31
+# %% ../../nbs/beyond/margins.ipynb #5dd5d777
 TIGHTER = dict(yes='A margin draws the features of a class together', no='A margin does not draw the features of a class together',
     open='Whether a margin draws the features of a class together is open',
     mixed='A margin draws the features of a class together with some of the losses')
