@@ -7,7 +7,7 @@ __all__ = ['CIFAR', 'RATED', 'FEW', 'RATES', 'LR', 'PLAIN', 'CHANGED', 'PEOPLE',
            'validation_accuracy', 'run', 'plane_table', 'within_by_margin', 'draw_margins', 'flat_start',
            'photographs_table', 'claims', 'summary']
 
-# %% ../../nbs/beyond/margins.ipynb #6cc0377e
+# %% ../../nbs/beyond/margins.ipynb #9fb531f7
 import pandas as pd, torch
 from .circle import LOSSES, SLOWLY, loss_of, train_digits
 from .networks import (BASE, NEEDS, SMOOTHING, angular_spread, by_seed, over_seeds, paired, people_recorded, people_study,
@@ -18,7 +18,7 @@ from ..report.plots import figure, plot_curve, plot_intervals, register
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/margins.ipynb #b5022d21
+# %% ../../nbs/beyond/margins.ipynb #7335bff4
 CIFAR = ('softmax', 'L-Softmax, m = 2', 'A-Softmax, m = 3', 'A-Softmax, m = 4', *SLOWLY)
 RATED = 'softmax', 'A-Softmax, m = 4', *SLOWLY # for which a rate is chosen
 FEW = 5000 # images, seen as often as it takes for as many steps as four epochs of all
@@ -59,7 +59,7 @@ def run(config, seed, device='cpu'):
     accuracy = ((x@w.T).argmax(1)==y).float().mean().item()
     return dict(accuracy=accuracy, **angular_spread(x, y), **{f'train_accuracy_{h["epoch"]}': h['accuracy'] for h in history})
 
-# %% ../../nbs/beyond/margins.ipynb #d1e2b17b
+# %% ../../nbs/beyond/margins.ipynb #8165e89a
 def plane_table(
     annealed: bool=True, # Else with the whole margin from the start
 )->pd.DataFrame: # Text, one row per loss
@@ -72,7 +72,7 @@ def plane_table(
         'nearest classes (°)': told(l, 'between', '.0f'), 'Fisher': told(l, 'fisher', '.3f')} for l in losses]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #5a8466a2
+# %% ../../nbs/beyond/margins.ipynb #9fe9a04b
 register('L-Softmax', 'L-Softmax', 0, 'o', '-')
 register('A-Softmax', 'A-Softmax', 3, '^', '--')
 
@@ -86,14 +86,14 @@ def within_by_margin(
 
 def draw_margins():
     "What a margin does to digits and to photographs"
-    with figure(1, 2, size=(3.4, 2.6)) as (fig,(left,right)):
+    with figure(1, 2, size=(3.9, 2.8)) as (fig,(left,right)):
         for family in ('L-Softmax', 'A-Softmax'): plot_curve(left, within_by_margin(family), 'margin', 'within', family)
         left.set(xlabel='margin m (1: none)', ylabel='angle within (degrees)', xticks=[1, 2, 3, 4]); left.legend()
-        gains = {l: paired('margins', 'accuracy', dict(part='cifar', loss=l), dict(part='cifar', loss='softmax'), 100)
-            for l in CIFAR if l!='softmax'}
-        plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='accuracy minus softmax (points)', zero=True, by='accuracy')
+        gains = {l+', few\nimages'*(part=='few'): paired('margins', 'accuracy', *(dict(part=part, loss=k) for k in (l, 'softmax')), 100)
+            for part in ('cifar', 'few') for l in (CIFAR if part=='cifar' else CIFAR[:2]) if l!='softmax'}
+        plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='points over softmax', zero=True, by='accuracy')
 
-# %% ../../nbs/beyond/margins.ipynb #6cb0c991
+# %% ../../nbs/beyond/margins.ipynb #4a7dce9a
 def flat_start()->dict: # Margin to Interval, and 'odd over even', the difference of m = 3 and the mean of its neighbours
     "Accuracy of the first epoch without annealing, in percent"
     of = {m: over_seeds('margins', 'train_accuracy_1', 100, part='flat', loss=f'A-Softmax, m = {m}') for m in (1, 2, 3, 4)}
@@ -104,7 +104,7 @@ def flat_start()->dict: # Margin to Interval, and 'odd over even', the differenc
     return {**of, 'over 2': gaps[0], 'over 4': gaps[1],
         'odd over even': mean_interval([100*(b-(a+c)/2) for a,b,c in zip(by[2], by[3], by[4])])}
 
-# %% ../../nbs/beyond/margins.ipynb #11883903
+# %% ../../nbs/beyond/margins.ipynb #180d08f3
 def photographs_table(
     part: str='cifar', # Or few
 )->pd.DataFrame: # Text, one row per loss
@@ -116,11 +116,11 @@ def photographs_table(
         'within (°)': told(l, 'within', '.1f'), 'Fisher': told(l, 'fisher', '.2f')} for l in (CIFAR if part=='cifar' else CIFAR[:2])]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #15bdb326
+# %% ../../nbs/beyond/margins.ipynb #12504fb4
 PLAIN,CHANGED = dict(part='cifar', loss='softmax', **BASE, lr=LR['softmax']),[l for l in CIFAR if l!='softmax']
 PEOPLE = people_study('margins', PLAIN, {l: dict(PLAIN, loss=l, lr=LR[l]) for l in CHANGED})
 
-# %% ../../nbs/beyond/margins.ipynb #24f5e674
+# %% ../../nbs/beyond/margins.ipynb #796ba7cf
 def claims():
     "What this page tests"
     def plane(loss, annealed=True): return dict(part='plane', loss=loss, annealed=annealed)
@@ -155,13 +155,12 @@ def claims():
 
 STUDY = Study('margins', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/margins.ipynb #1d65047d
+# %% ../../nbs/beyond/margins.ipynb #228032a7
 TIGHTER = dict(yes='A margin draws the features of a class together', no='A margin does not draw the features of a class together',
     open='Whether a margin draws the features of a class together is open',
     mixed='A margin draws the features of a class together with some of the losses')
-BETTER = dict(mixed='it changes accuracy this way and that',
-    yes='it makes the network more accurate', no='it makes the network less accurate',
-    open='it changes accuracy by no clear amount')
+BETTER = dict(yes='more accurate', no='less accurate', open='neither clearly more nor less accurate',
+    mixed='more or less accurate depending on the setting')
 
 def summary():
     "The answer in a few sentences"
@@ -171,7 +170,8 @@ def summary():
         'with A-Softmax, m = 4: its ranking by [AVH](../glossary.ipynb#avh) agrees with that of plain networks '
         f'{who.ratio:.2f} times as well as those of two plain networks do ({who.corrected:.2f} with noise taken out).')
     return (f"**{TIGHTER[tight.holds]}; on photographs, with the few epochs that are trained here, "
-        f"{BETTER[l.holds]} with L-Softmax and {BETTER[a.holds]} with A-Softmax.** In points of accuracy: L-Softmax, m = 2: {l.here}; "
+        f"networks become {BETTER[l.holds]} with L-Softmax and {BETTER[a.holds]} with A-Softmax.** "
+        f"In points of accuracy: L-Softmax, m = 2: {l.here}; "
         f"A-Softmax, m = 4: {a.here}.{said}\n\n"
         f'Digits: small networks with two features, 4,000 digits of MNIST, 3 seeds. Photographs: nine-layer networks of '
         f'0.3 million parameters, four epochs on CIFAR-10, 3 seeds.')
