@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'SLOWLY', 'loss_of', 'digit_network', 'train_digits', 'live', 'draw_class_rays', 'draw_circle',
            'draw_sphere']
 
-# %% ../../nbs/beyond/circle.ipynb #ee3f5370
+# %% ../../nbs/beyond/circle.ipynb #51b89fab
 import math, torch, torch.nn.functional as F
 from accelerate.utils import set_seed
 from functools import cache
@@ -18,7 +18,7 @@ from ..report.plots import figure
 from ..train.learner import Learner
 from ..train.models import Classifier
 
-# %% ../../nbs/beyond/circle.ipynb #6d87f3aa
+# %% ../../nbs/beyond/circle.ipynb #7497e2a2
 LOSSES = { # name -> margin, class vectors of length 1?, annealing
     'softmax': (1, False, None),
     **{f'L-Softmax, m = {m}': (m, False, 'lsoftmax cifar10') for m in (2, 3, 4)},
@@ -38,7 +38,7 @@ def loss_of(
             label_smoothing=smoothing)
     return made
 
-# %% ../../nbs/beyond/circle.ipynb #022344f8
+# %% ../../nbs/beyond/circle.ipynb #6723bfb9
 def digit_network(
     n_features: int, # D
 )->Classifier:
@@ -72,7 +72,7 @@ def live(
     of = {loss: train_digits(loss, epochs=epochs) for loss in LOSSES}
     return {**of, **{f'{loss}, in space': train_digits(loss, 3, epochs=epochs) for loss in ('softmax', 'A-Softmax, m = 4')}}
 
-# %% ../../nbs/beyond/circle.ipynb #77a20453
+# %% ../../nbs/beyond/circle.ipynb #1ef9634a
 def draw_class_rays(ax, x, w, y):
     "Features in the plane in proportion to the longest but 5 %, class vectors, and outside the circle how many features point there"
     x = x/x.norm(dim=1).quantile(.95)
@@ -97,7 +97,7 @@ def draw_circle(of):
             ax.set_title(loss, fontsize=10); ax.set_xlabel(f"within {angular_spread(x, y)['within']:.1f}°", fontsize=9)
         return axes.flat
 
-# %% ../../nbs/beyond/circle.ipynb #680f85dd
+# %% ../../nbs/beyond/circle.ipynb #73d71ce7
 def draw_sphere(of):
     "Unit features of three dimensions from one side: filled at the front, hollow at the back"
     with figure(1, 2, size=(3.2, 3.2)) as (fig,axes):

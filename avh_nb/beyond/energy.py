@@ -7,7 +7,7 @@ __all__ = ['ENERGIES', 'FEWER', 'NARROW', 'PLAIN', 'PEOPLE', 'STUDY', 'HELPS', '
            'unbalanced', 'weighted', 'grid', 'run', 'gain', 'gains', 'draw_gains', 'interaction', 'more_in_the_narrow',
            'claims', 'summary']
 
-# %% ../../nbs/beyond/energy.ipynb #a03129d9
+# %% ../../nbs/beyond/energy.ipynb #2e6a47b6
 import pandas as pd, torch, torch.nn.functional as F
 from .discriminator import gan_grid, gan_run, gan_verdict
 from .margins import LR
@@ -21,7 +21,7 @@ from ..report.records import read_records
 from ..stats.correlation import mean_interval
 from ..train.plain import plain_cnn
 
-# %% ../../nbs/beyond/energy.ipynb #6ebe1c23
+# %% ../../nbs/beyond/energy.ipynb #1ed8265e
 class Orthogonality(EnergyRegulariser):
     "The square of the cosine in the place of the energy of hidden layers, with the gradient that half-space energy has at a right angle"
     def energy(self, name):
@@ -38,7 +38,7 @@ ENERGIES = { # name -> what is made of a model
     'half, weight for the width': lambda model: EnergyRegulariser(model, hidden=2**-1.5, half=True),
     'head': lambda model: EnergyRegulariser(model, hidden=0)}
 
-# %% ../../nbs/beyond/energy.ipynb #2c00a0e9
+# %% ../../nbs/beyond/energy.ipynb #70d4c3e0
 def excesses(
     model: torch.nn.Module, # A network
 )->dict: # 'excess full 1', 'excess half 1' and so on: of each layer, the class vectors last
@@ -56,7 +56,7 @@ def excess_table()->pd.DataFrame: # Text, one row per layer
     trained = {e: [f'{sum(m[k] for m in ms)/len(ms):.4f}' for k in keys] for e,ms in of.items()}
     return pd.DataFrame({'random': [f'{start[k]:.4f}' for k in keys], **trained}, index=pd.RangeIndex(1, len(keys)+1, name='layer'))
 
-# %% ../../nbs/beyond/energy.ipynb #01c5a741
+# %% ../../nbs/beyond/energy.ipynb #0958b43d
 FEWER = { # name -> images of each class that are kept, of 5,000
     'one rare class': [500, *9*[5000]],
     'all different': [500*(i+1) for i in range(10)]}
@@ -81,7 +81,7 @@ def weighted(
     weight = n.sum()/(len(n)*n)
     return lambda model: lambda x, y: F.cross_entropy(model.head(x), y, weight.to(x), label_smoothing=SMOOTHING)
 
-# %% ../../nbs/beyond/energy.ipynb #eba04417
+# %% ../../nbs/beyond/energy.ipynb #098f73dc
 def grid(
     seeds: int=3, # Of every part; the first three energies have two more
     part: str='all', # filters, width, depth, imbalance, gan, or all
@@ -110,7 +110,7 @@ def run(config, seed, device='cpu'):
     return run_network('energy', config, seed, device, loss, regulariser, train, excesses, ranks=config['part']=='filters')
 
 
-# %% ../../nbs/beyond/energy.ipynb #be3135e0
+# %% ../../nbs/beyond/energy.ipynb #ba9ae8e6
 NARROW = dict(part='width', width=.125)
 
 def gain(
@@ -138,7 +138,7 @@ def draw_gains():
         plot_intervals(ax, list(found := gains()), *zip(*found.values()), by='accuracy', zero=True,
             xlabel='accuracy minus that of the plain network (points)')
 
-# %% ../../nbs/beyond/energy.ipynb #71ff26f4
+# %% ../../nbs/beyond/energy.ipynb #f3bce50f
 def interaction(
     here: tuple, there: tuple, # Each a changed and a plain configuration
 )->tuple: # Interval in points
@@ -154,11 +154,11 @@ def more_in_the_narrow(
     return interaction((dict(NARROW, energy=energy), dict(NARROW, energy='none')),
         (dict(part='filters', energy='half'), dict(part='filters', energy='none')))
 
-# %% ../../nbs/beyond/energy.ipynb #f0e50549
+# %% ../../nbs/beyond/energy.ipynb #17918ce4
 PLAIN = dict(part='filters', energy='none', **BASE, lr=LR['softmax'])
 PEOPLE = people_study('energy', PLAIN, {e: dict(PLAIN, energy=e) for e in ('full', 'half', 'half, s = 2', 'orthogonality')})
 
-# %% ../../nbs/beyond/energy.ipynb #6ec59b2d
+# %% ../../nbs/beyond/energy.ipynb #dcd7e7ff
 def _claim(text, published, spec, f, judge, rule=None):
     "A claim from an interval; open where it is not run yet"
     try: found = f()
@@ -197,7 +197,7 @@ def claims():
 
 STUDY = Study('energy', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/energy.ipynb #7f61bcd4
+# %% ../../nbs/beyond/energy.ipynb #16cecbff
 HELPS = dict(yes='makes', no='does not make', open='does not clearly make')
 
 def summary():

@@ -7,7 +7,7 @@ __all__ = ['CIFAR', 'RATED', 'FEW', 'RATES', 'LR', 'WHO', 'PLAIN', 'CHANGED', 'P
            'validation_accuracy', 'run', 'plane_table', 'within_by_margin', 'draw_margins', 'flat_start',
            'photographs_table', 'gain', 'claims', 'summary']
 
-# %% ../../nbs/beyond/margins.ipynb #8ea7f80b
+# %% ../../nbs/beyond/margins.ipynb #589967ab
 import pandas as pd, torch
 from .circle import LOSSES, SLOWLY, loss_of, train_digits
 from .networks import (BASE, NEEDS, SMOOTHING, angular_spread, by_seed, over_seeds, paired, people_recorded, people_study,
@@ -18,7 +18,7 @@ from ..report.plots import figure, plot_curve, plot_intervals, register
 from ..stats.correlation import mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/margins.ipynb #21b812c7
+# %% ../../nbs/beyond/margins.ipynb #f28e2a65
 CIFAR = ('softmax', 'L-Softmax, m = 2', 'A-Softmax, m = 3', 'A-Softmax, m = 4', *SLOWLY)
 RATED = 'softmax', 'A-Softmax, m = 4', *SLOWLY # for which a rate is chosen
 FEW = 5000 # images, seen as often as it takes for as many steps as four epochs of all
@@ -59,7 +59,7 @@ def run(config, seed, device='cpu'):
     accuracy = ((x@w.T).argmax(1)==y).float().mean().item()
     return dict(accuracy=accuracy, **angular_spread(x, y), **{f'train_accuracy_{h["epoch"]}': h['accuracy'] for h in history})
 
-# %% ../../nbs/beyond/margins.ipynb #fa4df993
+# %% ../../nbs/beyond/margins.ipynb #77a9f812
 def plane_table(
     annealed: bool=True, # Else with the whole margin from the start
 )->pd.DataFrame: # Text, one row per loss
@@ -72,7 +72,7 @@ def plane_table(
         'nearest classes (°)': told(l, 'between', '.0f'), 'Fisher': told(l, 'fisher', '.3f')} for l in losses]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #80aaea1e
+# %% ../../nbs/beyond/margins.ipynb #04f5a44a
 register('L-Softmax', 'L-Softmax', 0, 'o', '-')
 register('A-Softmax', 'A-Softmax', 3, '^', '--')
 
@@ -93,7 +93,7 @@ def draw_margins():
             for part in ('cifar', 'few') for l in (CIFAR if part=='cifar' else CIFAR[:2]) if l!='softmax'}
         plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='points over softmax', zero=True, by='accuracy')
 
-# %% ../../nbs/beyond/margins.ipynb #cd1e50f0
+# %% ../../nbs/beyond/margins.ipynb #0cea49b7
 def flat_start()->dict: # Margin to Interval, and 'odd over even', the difference of m = 3 and the mean of its neighbours
     "Accuracy of the first epoch without annealing, in percent"
     of = {m: over_seeds('margins', 'train_accuracy_1', 100, part='flat', loss=f'A-Softmax, m = {m}') for m in (1, 2, 3, 4)}
@@ -104,7 +104,7 @@ def flat_start()->dict: # Margin to Interval, and 'odd over even', the differenc
     return {**of, 'over 2': gaps[0], 'over 4': gaps[1],
         'odd over even': mean_interval([100*(b-(a+c)/2) for a,b,c in zip(by[2], by[3], by[4])])}
 
-# %% ../../nbs/beyond/margins.ipynb #8b742bb7
+# %% ../../nbs/beyond/margins.ipynb #7d810ebc
 def photographs_table(
     part: str='cifar', # Or few
 )->pd.DataFrame: # Text, one row per loss
@@ -116,12 +116,12 @@ def photographs_table(
         'within (°)': told(l, 'within', '.1f'), 'Fisher': told(l, 'fisher', '.2f')} for l in (CIFAR if part=='cifar' else CIFAR[:2])]
     return pd.DataFrame(rows).set_index('loss')
 
-# %% ../../nbs/beyond/margins.ipynb #b204f11c
+# %% ../../nbs/beyond/margins.ipynb #101b2172
 WHO = 'L-Softmax, m = 2', *SLOWLY # that are about as accurate as each other
 PLAIN,CHANGED = dict(part='cifar', loss='softmax', **BASE, lr=LR['softmax']),[l for l in CIFAR if l!='softmax']
 PEOPLE = people_study('margins', PLAIN, {l: dict(PLAIN, loss=l, lr=LR[l]) for l in CHANGED})
 
-# %% ../../nbs/beyond/margins.ipynb #1c878603
+# %% ../../nbs/beyond/margins.ipynb #9c220c9b
 def gain(
     loss: str, # One of CIFAR
     part: str='cifar', # Or few
@@ -162,7 +162,7 @@ def claims():
 
 STUDY = Study('margins', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/margins.ipynb #451593a5
+# %% ../../nbs/beyond/margins.ipynb #f35e577e
 TIGHTER = dict(yes='A margin draws the features of a class together', no='A margin does not draw the features of a class together',
     open='Whether a margin draws the features of a class together is open',
     mixed='A margin draws the features of a class together with some of the losses')

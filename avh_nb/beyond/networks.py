@@ -7,7 +7,7 @@ __all__ = ['NEEDS', 'BASE', 'SMOOTHING', 'train_network', 'features_file', 'keep
            'angular_spread', 'test_metrics', 'read_off', 'run_network', 'runs_of', 'by_seed', 'over_seeds', 'paired',
            'as_metrics', 'from_metrics', 'people_study', 'people_recorded']
 
-# %% ../../nbs/beyond/networks.ipynb #f2770f0a
+# %% ../../nbs/beyond/networks.ipynb #09b3bc6f
 import re, torch, torch.nn.functional as F
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,7 @@ from ..stats.human import FOLLOWED, Who, who_is_hard
 from ..train.learner import Learner
 from ..train.plain import plain_cnn
 
-# %% ../../nbs/beyond/networks.ipynb #f40dc62d
+# %% ../../nbs/beyond/networks.ipynb #97518590
 NEEDS = ('cifar10', 'cifar10h')
 BASE = dict(depth=9, width=.25, epochs=4)
 SMOOTHING = .01
@@ -48,7 +48,7 @@ def train_network(
         loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device,
         checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
 
-# %% ../../nbs/beyond/networks.ipynb #8b72743f
+# %% ../../nbs/beyond/networks.ipynb #768ed85e
 def features_file(study, config, seed):
     "Where the features of a run are kept"
     return work_folder()/'features'/study/f'{run_folder(study, config, seed).name}.safetensors'
@@ -74,7 +74,7 @@ def ranks_file(study, config, seed):
     words = '_'.join(re.sub(r'\W+', '-', v) for v in config.values() if isinstance(v, str))
     return results_folder()/'traces'/f"{study}_{words}_seed-{seed}.parquet"
 
-# %% ../../nbs/beyond/networks.ipynb #7ecaba6a
+# %% ../../nbs/beyond/networks.ipynb #32093266
 def angular_spread(
     x: torch.Tensor, # Features (N, D)
     y: torch.Tensor, # Labels (N,)
@@ -90,7 +90,7 @@ def angular_spread(
     return dict(within=own.acos().rad2deg().mean().item(), between=(apart+360*torch.eye(len(classes))).min().item(),
         fisher=((1-own).mean()/between).item())
 
-# %% ../../nbs/beyond/networks.ipynb #11cc74c5
+# %% ../../nbs/beyond/networks.ipynb #f1c3c872
 def test_metrics(
     x: torch.Tensor, # Features of the test images (N, D)
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
@@ -133,7 +133,7 @@ def run_network(
     return {**metrics, **{f'train_{k}': learner.history[-1][k] for k in ('loss', 'accuracy')},
         'first_epoch_loss': learner.history[0]['loss']}
 
-# %% ../../nbs/beyond/networks.ipynb #c6d56382
+# %% ../../nbs/beyond/networks.ipynb #b9e053b2
 def runs_of(
     study: str, # Name
     **wanted, # Entries of the configuration
@@ -166,7 +166,7 @@ def paired(
     a,b = (by_seed(study, **of) for of in (changed, plain))
     return mean_interval([factor*(a[s][metric]-b[s][metric]) for s in sorted(set(a) & set(b))])
 
-# %% ../../nbs/beyond/networks.ipynb #0062f2e7
+# %% ../../nbs/beyond/networks.ipynb #5d2ee48b
 def as_metrics(w: Who)->dict: # Numbers
     "What a record holds of it"
     intervals = dict(ratio=w.ratio, corrected=w.corrected, **{f'change {k}': w.change[k] for k in FOLLOWED})

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PENALTIES', 'spread', 'nearest', 'draw_filters', 'tangent', 'gradients_agree', 'summary']
 
-# %% ../../nbs/beyond/thomson.ipynb #465b3b8a
+# %% ../../nbs/beyond/thomson.ipynb #d0025686
 import torch
 from functools import cache
 from ..loss.energy import hyperspherical_energy, pair_cosines
 from ..report.plots import figure
 
-# %% ../../nbs/beyond/thomson.ipynb #416a4c56
+# %% ../../nbs/beyond/thomson.ipynb #a453ba0b
 PENALTIES = {
     'full': hyperspherical_energy,
     'half-space': lambda w: hyperspherical_energy(w, half=True),
@@ -46,7 +46,7 @@ def nearest(
     c = pair_cosines(w)
     return c.max().clamp(-1, 1).acos().rad2deg().item(),c.abs().max().clamp(max=1).acos().rad2deg().item()
 
-# %% ../../nbs/beyond/thomson.ipynb #2b9d7ce1
+# %% ../../nbs/beyond/thomson.ipynb #f0ae2d9c
 def draw_filters(
     n: int=6, # In three dimensions
 ):
@@ -66,7 +66,7 @@ def draw_filters(
             for side in ax.spines.values(): side.set_visible(False)
         return axes
 
-# %% ../../nbs/beyond/thomson.ipynb #f4b0cfd1
+# %% ../../nbs/beyond/thomson.ipynb #a5a15957
 def tangent(
     w: torch.Tensor, # Filters (N, D)
     penalty, # Function of them
@@ -85,7 +85,7 @@ def gradients_agree(
     return {'half-space and orthogonality': cosine(tangent(w, PENALTIES['half-space']), tangent(w, PENALTIES['orthogonality'])),
         'full and away from the mean': cosine(tangent(w, PENALTIES['full']), off_the_sum)}
 
-# %% ../../nbs/beyond/thomson.ipynb #8be1113b
+# %% ../../nbs/beyond/thomson.ipynb #03345b1f
 def summary():
     "What the three penalties do with six filters, in one sentence"
     full,half,orthogonal = (nearest(spread(6, p))[1] for p in PENALTIES)
