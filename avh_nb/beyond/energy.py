@@ -124,8 +124,8 @@ def gain(
 def gains()->dict: # What is changed, and where, to an Interval
     "All differences in accuracy that are recorded for three seeds at least"
     of = {f'{e}': (e, dict(part='filters')) for e in ('full', 'half', 'half, s = 2', 'orthogonality')}
-    of |= {f'{e}, half the width': (e, NARROW) for e in ('half', 'half, weight for the width')}
-    of |= {'half, half the width, 15 layers': ('half', dict(part='depth'))}
+    of |= {'half, narrow network': ('half', NARROW), 'half, narrow network,\nweight for the width': ('half, weight for the width', NARROW)}
+    of |= {'half, narrow network,\n15 layers': ('half', dict(part='depth'))}
     found = {}
     for name,(e,where) in of.items():
         try: found[name] = gain(e, **where)
@@ -135,8 +135,7 @@ def gains()->dict: # What is changed, and where, to an Interval
 def draw_gains():
     "The differences as points with intervals"
     with figure(size=(5.5, 3)) as (fig,ax):
-        plot_intervals(ax, list(found := gains()), *zip(*found.values()), by='accuracy', zero=True,
-            xlabel='accuracy minus that of the plain network (points)')
+        plot_intervals(ax, list(found := gains()), *zip(*found.values()), by='accuracy', zero=True, xlabel='points over the plain network')
 
 # %% ../../nbs/beyond/energy.ipynb #f3bce50f
 def interaction(
