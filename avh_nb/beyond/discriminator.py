@@ -76,7 +76,9 @@ def at_start(n: int=8)->dict: # Name -> own gradients, the energy's at weight 1,
     return {'published, 32 x 32': (*gradient_sizes(published, blocks, grey), [WEIGHT]),
         'ours, 28 x 28': (*gradient_sizes(D, real, G(noise).detach()), [WEIGHT, energy_weight(ENERGIES[2])])}
 
-def short(v, at=None): return (f'{v:.2g}' if v>=.01 else f'{v:.0e}').replace('e-0', 'e-') # such as 1e-7, which breaks nowhere
+def short(v, at=None):
+    "A number in a few characters, such as 1e-7, which breaks nowhere; `at` is not used, but the axes of matplotlib give it"
+    return (f'{v:.2g}' if v>=.01 else f'{v:.0e}').replace('e-0', 'e-')
 
 def draw_gradients(found):
     "Dots per layer: own gradient, and that of the energy at each weight"
