@@ -101,7 +101,8 @@ TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='Whe
     predictors='Which score follows people best', imagenet='ImageNet', dynamics='Training dynamics', degradation='Degraded images',
     ambiguity='Hard to see, or two things at once', gap='The gap',
     selftrain='Self-training across domains', domaingen='Domain generalisation',
-    adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested', energy='Minimum hyperspherical energy, tested', bench='Benchmarks')
+    adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
+    energy='Minimum hyperspherical energy, tested', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry
