@@ -92,6 +92,7 @@ def draw_margins():
         gains = {l+', few\nimages'*(part=='few'): paired('margins', 'accuracy', *(dict(part=part, loss=k) for k in (l, 'softmax')), 100)
             for part in ('cifar', 'few') for l in (CIFAR if part=='cifar' else CIFAR[:2]) if l!='softmax'}
         plot_intervals(right, list(gains), *zip(*gains.values()), xlabel='points over softmax', zero=True, by='accuracy')
+        right.set_ylabel('loss')
 
 # %% ../../nbs/beyond/margins.ipynb #0cea49b7
 def flat_start()->dict: # Margin to Interval, and 'odd over even', the difference of m = 3 and the mean of its neighbours
