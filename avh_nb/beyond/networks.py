@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'BASE', 'SMOOTHING', 'train_network', 'features_file', 'keep_features', 'kept_features', 'ranks_file',
-           'angular_spread', 'test_metrics', 'read_off', 'run_network', 'runs_of', 'by_seed', 'over_seeds', 'paired',
+           'angular_spread', 'image_metrics', 'read_off', 'run_network', 'runs_of', 'by_seed', 'over_seeds', 'paired',
            'as_metrics', 'from_metrics', 'people_study', 'people_recorded']
 
 # %% ../../nbs/beyond/networks.ipynb #09b3bc6f
@@ -91,7 +91,7 @@ def angular_spread(
         fisher=((1-own).mean()/between).item())
 
 # %% ../../nbs/beyond/networks.ipynb #f1c3c872
-def test_metrics(
+def image_metrics(
     x: torch.Tensor, # Features of the test images (N, D)
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
     y: torch.Tensor, # Labels (N,)
@@ -115,7 +115,7 @@ def read_off(
     "Keep features and ranks of a run, and return what its record holds"
     test,hsf = photographs()[1:]
     keep_features(study, config, seed, x, w)
-    metrics,s = test_metrics(x.half().float(), w, test.y, hsf)
+    metrics,s = image_metrics(x.half().float(), w, test.y, hsf)
     if ranks: keep_ranks(ranks_file(study, config, seed), avh=s.avh, confidence=s.confidence, norm=s.norm)
     return metrics
 

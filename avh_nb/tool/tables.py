@@ -94,7 +94,7 @@ def badges(
     table['class'] = [*table.get('class', []), 'claims']
     for head,(_,*cells) in zip(heads, found):
         for cell in cells:
-            cell['data-label'] = head
+            if len([c for c in cell.parent.find_all(['td', 'th']) if text_of(c)])>1: cell['data-label'] = head # else it is a title
             if head!='holds' or (said := text_of(cell)) not in VERDICTS: continue
             kind = said.replace(' ', '-')
             badge = BeautifulSoup(f'<span class="verdict verdict-{kind}"></span>', 'html.parser').span
