@@ -11,7 +11,8 @@ __all__ = ['ENERGIES', 'FEWER', 'NARROW', 'PLAIN', 'PEOPLE', 'STUDY', 'HELPS', '
 import pandas as pd, torch, torch.nn.functional as F
 from .discriminator import gan_grid, gan_run, gan_verdict
 from .margins import LR
-from .networks import BASE, NEEDS, SMOOTHING, by_seed, paired, people_recorded, people_study, run_network
+from avh_nb.beyond.networks import (BASE, NEEDS, SMOOTHING, by_seed, common_seeds, paired, people_recorded, people_study,
+    run_network)
 from ..data.images import Images
 from ..data.sets import cifar10
 from ..loss.energy import EnergyRegulariser, energy_bound, filter_layers, hyperspherical_energy, pair_cosines
@@ -122,14 +123,14 @@ def gain(
     return paired('energy', metric, dict(of, energy=energy), dict(of, energy='none'), 100)
 
 def gains()->dict: # What is changed, and where, to an Interval
-    "All differences in accuracy that are recorded for three seeds at least"
+    "All differences in accuracy that are recorded for two seeds at least"
     of = {f'{e}': (e, dict(part='filters')) for e in ('full', 'half', 'half, s = 2', 'orthogonality')}
     of |= {'half, narrow network': ('half', NARROW), 'half, narrow network,\nweight for the width': ('half, weight for the width', NARROW)}
     of |= {'half, narrow network,\n15 layers': ('half', dict(part='depth'))}
     found = {}
     for name,(e,where) in of.items():
         try: found[name] = gain(e, **where)
-        except (LookupError, ValueError): pass # not run yet, or for fewer than two seeds
+        except LookupError: pass # not run yet, or for fewer than two seeds
     return found
 
 def draw_gains():
@@ -143,8 +144,7 @@ def interaction(
 )->tuple: # Interval in points
     "What a change adds here, minus what it adds there; by seed"
     runs = [by_seed('energy', **of) for of in (*here, *there)]
-    return mean_interval([100*sum(sign*r[s]['accuracy'] for sign,r in zip((1, -1, -1, 1), runs))
-        for s in sorted(set.intersection(*map(set, runs)))])
+    return mean_interval([100*sum(sign*r[s]['accuracy'] for sign,r in zip((1, -1, -1, 1), runs)) for s in common_seeds(*runs)])
 
 def more_in_the_narrow(
     energy: str, # 'half', or 'half, weight for the width'
@@ -158,10 +158,10 @@ PLAIN = dict(part='filters', energy='none', **BASE, lr=LR['softmax'])
 PEOPLE = people_study('energy', PLAIN, {e: dict(PLAIN, energy=e) for e in ('full', 'half', 'half, s = 2', 'orthogonality')})
 
 # %% ../../nbs/beyond/energy.ipynb #dcd7e7ff
-def _claim(text, published, spec, f, judge, rule=None):
+def _claim(text, published, spec, f, judge):
     "A claim from an interval; open where it is not run yet"
     try: found = f()
-    except (LookupError, ValueError): return Claim(text, published, 'not run yet', 'open', rule or '–')
+    except LookupError: return Claim(text, published, 'not run yet', 'open', '–')
     return Claim(text, published, f'{found:{spec}}', judge(found))
 
 def claims():

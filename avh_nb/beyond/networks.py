@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'BASE', 'SMOOTHING', 'train_network', 'features_file', 'keep_features', 'kept_features', 'ranks_file',
-           'angular_spread', 'image_metrics', 'read_off', 'run_network', 'runs_of', 'by_seed', 'over_seeds', 'paired',
-           'as_metrics', 'from_metrics', 'people_study', 'people_recorded']
+           'angular_spread', 'image_metrics', 'read_off', 'run_network', 'runs_of', 'by_seed', 'over_seeds',
+           'common_seeds', 'paired', 'as_metrics', 'from_metrics', 'people_study', 'people_recorded']
 
 # %% ../../nbs/beyond/networks.ipynb #09b3bc6f
 import re, torch, torch.nn.functional as F
@@ -157,6 +157,12 @@ def over_seeds(
     "A number with its interval over seeds"
     return mean_interval([factor*m[metric] for m in by_seed(study, **wanted).values()])
 
+def common_seeds(*runs)->list: # Of dicts by seed
+    "The seeds that all have; `LookupError` where these are fewer than two"
+    seeds = sorted(set.intersection(*map(set, runs)))
+    if len(seeds)<2: raise LookupError(f'expected two seeds that all configurations have, got {seeds}')
+    return seeds
+
 def paired(
     study: str, metric: str, # Names
     changed: dict, plain: dict, # What tells the two configurations
@@ -164,7 +170,7 @@ def paired(
 )->Interval:
     "The difference of two configurations over the seeds that both have"
     a,b = (by_seed(study, **of) for of in (changed, plain))
-    return mean_interval([factor*(a[s][metric]-b[s][metric]) for s in sorted(set(a) & set(b))])
+    return mean_interval([factor*(a[s][metric]-b[s][metric]) for s in common_seeds(a, b)])
 
 # %% ../../nbs/beyond/networks.ipynb #5d2ee48b
 def as_metrics(w: Who)->dict: # Numbers
