@@ -62,7 +62,7 @@ def _rank(values, score, n):
     if v.ndim!=1 or not len(v): raise ValueError(f"{score}: expected shape (N,), N at least 1, got {v.shape}")
     if len(v)!=n: raise ValueError(f"{score}: expected {n} values, as avh has, got {len(v)}: index {min(n, len(v))} is in one alone")
     if len(bad := np.flatnonzero(~np.isfinite(v))): raise ValueError(f"{score}: expected finite values, got {v[bad[0]]} at index {bad[0]}")
-    return ((stats.rankdata(v)-.5)*(256/len(v))).astype(np.uint8)
+    return ((stats.rankdata(v)-.5)*256/len(v)).astype(np.uint8) # in this order a whole number comes out whole
 
 def keep_ranks(
     path, # Of a Parquet file; its folder is made if it is not there
