@@ -227,7 +227,7 @@ def test_the_keyboard_reaches_everything(browser, docs):
 def test_a_table_of_claims_is_cards_on_a_phone(browser, docs):
     browser.mode('light'); browser.size(390); browser.open(docs/'index.html')
     shown = "getComputedStyle(document.querySelector('table.claims tbody tr')).display"
-    label = "getComputedStyle(document.querySelector('table.claims td:last-child'), '::before').content"
+    label = "getComputedStyle(document.querySelector('table.claims td[data-label]'), '::before').content"
     claims = "[...document.querySelectorAll('table.claims tbody tr')].filter(r => r.cells[1].textContent.trim())" # but for the titles
     badges = f"document.querySelectorAll('table.claims .verdict').length == {claims}.length"
     assert browser.run(shown)=='block' and browser.run(label)!='none' and browser.run(badges)
