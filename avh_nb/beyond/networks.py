@@ -38,14 +38,16 @@ def train_network(
     loss=None, # Function from the model to a loss over its features; None: cross-entropy
     regulariser=None, # Function from the model to what is added to the loss
     train: Images=None, # None: the 50,000 of CIFAR-10
+    network=None, # Function from a number of classes to a network; None: a plain one with depth and width
+    callbacks: tuple=(), # Of the training
     progress: bool=True, # Show a bar?
 )->Learner: # After its training
     "Train a plain network; a killed run goes on from its last epoch"
     train = cifar10('train') if train is None else train
     set_seed(seed)
-    model = plain_cnn(len(train.classes), config['depth'], config['width'])
+    model = network(len(train.classes)) if network else plain_cnn(len(train.classes), config['depth'], config['width'])
     return Learner(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
-        loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device,
+        loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device, callbacks=callbacks,
         checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
 
 # %% ../../nbs/beyond/networks.ipynb #768ed85e
@@ -121,15 +123,16 @@ def read_off(
 
 def run_network(
     study, config, seed, device='cpu', # Of the run
-    loss=None, regulariser=None, train=None, # To train_network
-    also=None, # Function from the trained model to further metrics
+    loss=None, regulariser=None, train=None, network=None, # To train_network
+    also=None, # Function from the Learner, after its training, to further metrics
     ranks=True, # To read_off
+    callbacks=(), # Of the training
 )->dict: # Metrics
     "Train, keep, and read off what a record holds"
-    learner = train_network(study, config, seed, device, loss, regulariser, train)
+    learner = train_network(study, config, seed, device, loss, regulariser, train, network, callbacks)
     x,w = learner.features(photographs()[1]).cpu(),learner.bare_model.head.weight.detach().cpu()
     if getattr(learner.loss, 'normalise', False): w = F.normalize(w)
-    metrics = {**read_off(study, config, seed, x, w, ranks), **(also(learner.bare_model) if also else {})}
+    metrics = {**read_off(study, config, seed, x, w, ranks), **(also(learner) if also else {})}
     return {**metrics, **{f'train_{k}': learner.history[-1][k] for k in ('loss', 'accuracy')},
         'first_epoch_loss': learner.history[0]['loss']}
 

@@ -95,6 +95,7 @@ STUDIES = {
     'visda': 'avh_nb.paper.visda',
     'margins': 'avh_nb.beyond.margins',
     'energy': 'avh_nb.beyond.energy',
+    'decoupled': 'avh_nb.beyond.decoupled',
     'bench': 'avh_nb.tool.bench',
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
@@ -102,7 +103,7 @@ TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='Whe
     ambiguity='Hard to see, or two things at once', gap='The gap',
     selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
-    energy='Minimum hyperspherical energy, tested', bench='Benchmarks')
+    energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry

@@ -33,9 +33,12 @@ def conv_bn(
     stride: int=1, # Of the convolution
     kernel: int=3, # Pixels on a side
     activation: bool=True, # End in a ReLU?
+    conv=nn.Conv2d, # Class of the convolution where it has more than one pixel, or a function with its signature
+    norm=nn.BatchNorm2d, # From a number of channels to a normalisation; None: there is none
 )->nn.Sequential:
     "Convolution without bias, batch normalisation, and ReLU"
-    layers = [nn.Conv2d(n_in, n_out, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(n_out)]
+    make = conv if kernel>1 else nn.Conv2d
+    layers = [make(n_in, n_out, kernel, stride=stride, padding=kernel//2, bias=False), *([norm(n_out)] if norm else [])]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if activation else []))
 
 def pool_flatten():
@@ -79,10 +82,11 @@ class ResidualBlock(nn.Module):
         n_in: int, # Channels
         n_out: int, # Channels
         stride: int=1, # Of the first convolution
+        layer=conv_bn, # Function that makes its layers
     ):
         super().__init__()
-        self.convs = nn.Sequential(conv_bn(n_in, n_out, stride), conv_bn(n_out, n_out, activation=False))
-        self.shortcut = nn.Identity() if n_in==n_out and stride==1 else conv_bn(n_in, n_out, stride, 1, activation=False)
+        self.convs = nn.Sequential(layer(n_in, n_out, stride), layer(n_out, n_out, activation=False))
+        self.shortcut = nn.Identity() if n_in==n_out and stride==1 else layer(n_in, n_out, stride, 1, activation=False)
     def forward(self, x): "Maps to maps"; return F.relu(self.convs(x) + self.shortcut(x))
 
 def resnet(
@@ -91,12 +95,13 @@ def resnet(
     signed: bool=False, # Features of both signs?
     width: float=1., # Factor on all numbers of channels
     blocks: tuple=(1,1,1), # Residual blocks of each stage
+    layer=conv_bn, # Function that makes all layers
 )->Classifier:
     "ResNet at CIFAR scale: stages of residual blocks, then the mean over the image"
     c = [int(width*n) for n in (16, 64, 128)]
-    layers,n_in = [conv_bn(3, c[0])],c[0]
+    layers,n_in = [layer(3, c[0])],c[0]
     for stage,(n,depth) in enumerate(zip(c, blocks)):
-        layers += [ResidualBlock(n_in if i==0 else n, n, 2 if stage and i==0 else 1) for i in range(depth)]
+        layers += [ResidualBlock(n_in if i==0 else n, n, 2 if stage and i==0 else 1, layer) for i in range(depth)]
         n_in = n
     return Classifier(nn.Sequential(*layers, pool_flatten()), c[-1], n_classes, bias, signed)
 
