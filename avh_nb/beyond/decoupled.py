@@ -64,7 +64,7 @@ def learning(
     return {s: dict(accuracy=100*m['accuracy'], area=100*area(m), half=epochs_to(m)) for s,m in runs.items()}
 
 def gain(
-    operator: str, metric: str, # A key of `learning`
+    operator: str, metric: str, # accuracy, area or half
     part: str='normalised', than: str=INNER, # What it is compared with
 ): # Interval over the seeds that both have
     "What an operator adds, seed by seed"
