@@ -19,7 +19,7 @@ from ..stats.verdict import Verdict
 
 # %% ../../nbs/beyond/decoupled.ipynb #74d8001a
 LR = { # what `best_rate` finds: with batch normalisation, and without
-    True: {o: .1 for o in (INNER, *COSINE)},
+    True: {o: .03 for o in (INNER, *COSINE)},
     False: {o: .1 for o in OPERATORS}}
 
 def grid(

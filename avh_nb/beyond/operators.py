@@ -48,7 +48,8 @@ RATES = .01, .03, .1, .3
 BARE = dict(BASE, width=.125, epochs=3, normalised=False)
 NORMALISED = dict(BASE, normalised=True)
 LIKE = {(True, 'ball x cosine'): 'tanh x cosine', (True, 'sphere x cosine'): 'tanh x cosine', # whose rate they take
-    (False, 'ball x cosine'): 'tanh x cosine', (False, 'tanh x cosine, radius fixed'): 'tanh x cosine'}
+    (False, 'ball x cosine'): 'tanh x cosine', (False, 'tanh x cosine, radius fixed'): 'tanh x cosine',
+    (False, 'linear x square'): 'linear x linear'}
 RATED = [(base, o) for base,of in ((NORMALISED, (INNER, *COSINE)), (BARE, OPERATORS)) for o in of
     if (base['normalised'], o) not in LIKE]
 
