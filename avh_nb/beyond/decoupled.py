@@ -20,7 +20,9 @@ from ..stats.verdict import Verdict
 # %% ../../nbs/beyond/decoupled.ipynb #74d8001a
 LR = { # what `best_rate` finds: with batch normalisation, and without
     True: {o: .03 for o in (INNER, *COSINE)},
-    False: {o: .1 for o in OPERATORS}}
+    False: {INNER: .1, 'sphere x cosine': .3, 'ball x cosine': 1., 'tanh x cosine': 1., 'linear x cosine': .03, 'tanh x linear': .3,
+        'tanh x square': .3, 'linear x linear': .01, 'linear x square': .01, 'linear x square, scale held': .03,
+        'tanh x cosine, radius fixed': 1.}}
 
 def grid(
     seeds: int=3, # Of every part but the rates
