@@ -48,30 +48,49 @@ def _wide(t, c):
     if c.device.type!='cpu' or torch.finfo(c.dtype).bits>16: return t.to(c.dtype)
     return t.to(c.dtype).expand_as(c).contiguous()
 
+def _same(r, magnitude): return r.numel()==1 or magnitude not in BOUND # is h the same for all filters?
+
 def _lengths(c, n, r, magnitude):
     "Lengths and h, in the precision of `c`"
     wide,h_of = _wide(n, c),MAGNITUDES[magnitude][0]
-    return (wide, h_of(wide, _wide(r, c))) if r.numel()>1 else (wide, _wide(h_of(n, r), c))
+    return (wide, _wide(h_of(n, r), c)) if _same(r, magnitude) else (wide, h_of(wide, _wide(r, c)))
 
 def _product(c, n, r, magnitude, angle):
     "h(n) g(c/n)"
+    if angle=='cosine' and _same(r, magnitude): return c*_wide(MAGNITUDES[magnitude][0](n, r)/n, c) # one factor for all filters
     wide,h = _lengths(c, n, r, magnitude)
-    if angle!='cosine': return ANGLES[angle][0](c/wide).mul_(h)
-    return h.div_(wide).mul_(c) if h.shape==c.shape and h is not wide else c*(h/wide)
+    return h.div_(wide).mul_(c) if angle=='cosine' else ANGLES[angle][0](c/wide).mul_(h)
+
+# %% ../../nbs/train/magnitude.ipynb #038cae5f
+def _cosine_gradients(grad, c, n, r, magnitude):
+    "What `grad` becomes in c, n and r, where the product is c h/n"
+    h_of,slope = MAGNITUDES[magnitude]
+    along = grad*c
+    if _same(r, magnitude):
+        h,total = h_of(n, r),along.sum_to_size(n.shape)
+        of_c,of_h,with_h = grad*_wide(h/n, c),total*slope(h),total*h
+        of_r = -of_h.sum()/r.square() if magnitude in BOUND else torch.zeros_like(r)
+        if magnitude in BOUND: of_h = of_h/r
+    else:
+        wide,h = _lengths(c, n, r, magnitude)
+        of_c,each = (grad*h).div_(wide),slope(h).mul_(along)
+        of_r,with_h = -each.sum_to_size(r.shape)/r.square(),along.mul_(h).sum_to_size(n.shape)
+        of_h = each.div_(_wide(r, c)).sum_to_size(n.shape)
+    return of_c,(of_h-with_h/n)/n,of_r
 
 def _product_gradients(grad, c, n, r, magnitude, angle):
     "What `grad` becomes in c, n and r"
+    if angle=='cosine': return _cosine_gradients(grad, c, n, r, magnitude)
     (g,slope_g),slope_h = ANGLES[angle],MAGNITUDES[magnitude][1]
     wide,h = _lengths(c, n, r, magnitude)
-    cos,of_r = c/wide,None
-    of_c = (grad*h if angle=='cosine' else slope_g(cos).mul_(grad).mul_(h)).div_(wide)
-    if magnitude!='sphere': at_angle = grad.mul(g(cos)).mul_(slope_h(h)) # the part of h, times the radius
-    of_n = -cos.mul_(of_c).sum_to_size(n.shape)
-    if magnitude=='linear': of_n += at_angle.sum_to_size(n.shape)
-    if magnitude in BOUND:
-        of_n += (at_angle/_wide(r, c)).sum_to_size(n.shape)
-        of_r = -at_angle.mul_(wide).sum_to_size(r.shape)/r.square()
-    return of_c,of_n,of_r
+    cos = c/wide
+    of_c = slope_g(cos).mul_(grad).mul_(h).div_(wide)
+    of_n,of_r = -(of_c*cos).sum_to_size(n.shape),torch.zeros_like(r)
+    if magnitude=='sphere': return of_c,of_n,of_r
+    at_angle = g(cos).mul_(grad).mul_(slope_h(h)) # the part of h, times the radius where there is one
+    if magnitude=='linear': return of_c,of_n+at_angle.sum_to_size(n.shape),of_r
+    of_n += (at_angle/_wide(r, c)).sum_to_size(n.shape)
+    return of_c,of_n,-at_angle.mul_(wide).sum_to_size(r.shape)/r.square()
 
 # %% ../../nbs/train/magnitude.ipynb #ce72b245
 class _Decoupled(torch.autograd.Function):
@@ -89,8 +108,7 @@ class _Decoupled(torch.autograd.Function):
         of_c,of_n,of_r = torch.empty_like(c),torch.empty_like(n),torch.zeros_like(r)
         for grads,cs,ns,ofcs,ofns in pieces(grad, c, n, of_c, of_n):
             some_c,some_n,some_r = _product_gradients(grads, cs, ns, r, *ctx.names)
-            ofcs.copy_(some_c); ofns.copy_(some_n)
-            if some_r is not None: of_r += some_r
+            ofcs.copy_(some_c); ofns.copy_(some_n); of_r += some_r
         return of_c,of_n,of_r,None,None
 
 def decoupled_product(
