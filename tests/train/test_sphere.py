@@ -25,11 +25,10 @@ def layer_of(*args, seed=0, dtype=torch.float64, **options):
 
 def slow(conv, x, w, ratio=None, mean=None):
     "The formulas of the paper on every patch; `mean` is the stored length, None that of the batch"
-    pads = conv.padding
-    if pads=='same': pads = [d*(k-1)//2 for d,k in zip(conv.dilation, conv.kernel_size)] # of odd windows
-    if pads=='valid': pads = [0, 0]
-    mode = 'constant' if conv.padding_mode=='zeros' else conv.padding_mode
-    x = F.pad(x, (pads[1], pads[1], pads[0], pads[0]), mode)
+    if conv.padding=='same': # the odd pixel comes last
+        (up,down),(left,right) = [(d*(k-1)//2, d*(k-1)-d*(k-1)//2) for d,k in zip(conv.dilation, conv.kernel_size)]
+    else: up,left = down,right = (0, 0) if conv.padding=='valid' else conv.padding
+    x = F.pad(x, (left, right, up, down), 'constant' if conv.padding_mode=='zeros' else conv.padding_mode)
     patches = F.unfold(x, conv.kernel_size, conv.dilation, 0, conv.stride).unflatten(1, (conv.groups, -1)) # N, G, d, L
     length = (patches**2).sum(2, keepdim=True).add(1e-4)**.5
     filters = w.flatten(1)/(w.flatten(1)**2).sum(1, keepdim=True)**.5
@@ -41,7 +40,7 @@ def slow(conv, x, w, ratio=None, mean=None):
     else:
         if conv.radius=='learnt': r = ((ratio**2+1e-4)*(length.mean() if mean is None else mean)).view(1, conv.groups, -1, 1)
         else: r = (length.mean().detach() if mean is None else mean) if conv.radius=='first' else conv.radius
-        h = torch.minimum(length.expand_as(cos), torch.as_tensor(r).expand_as(cos))/r if conv.magnitude=='ball' else (length/r).tanh()
+        h = torch.minimum(length, torch.as_tensor(r, dtype=x.dtype))/r if conv.magnitude=='ball' else (length/r).tanh()
     side = [(s-d*(k-1)-1)//t+1 for s,d,k,t in zip(x.shape[2:], conv.dilation, conv.kernel_size, conv.stride)]
     return conv.gain*(h*g).flatten(1, 2).unflatten(2, side)
 
@@ -61,9 +60,8 @@ def same_as_slow(conv, x, rtol=1e-7, atol=1e-8):
 def geometries(draw_):
     groups = draw_(st.sampled_from([1, 2, 3]))
     kernel = draw_(st.sampled_from([1, 3, (3, 1), (2, 3), (1, 2), 2]))
-    odd = kernel in (1, 3, (3, 1))
     stride = draw_(st.sampled_from([1, 2, (2, 1), (1, 3)]))
-    paddings = [0, 1, (0, 2), 'valid']+(['same'] if odd and stride==1 else [])
+    paddings = [0, 1, (0, 2), 'valid']+(['same'] if stride==1 else [])
     return dict(args=(groups*draw_(st.integers(1, 2)), groups*draw_(st.integers(1, 3)), kernel), groups=groups, stride=stride,
         padding=draw_(st.sampled_from(paddings)), dilation=draw_(st.sampled_from([1, 2, (1, 2)])),
         padding_mode=draw_(st.sampled_from(['zeros', 'zeros', 'reflect', 'replicate', 'circular'])))
@@ -131,7 +129,7 @@ def test_the_gain_holds_the_scale_of_a_deep_network(angle):
         y = x
         for conv in convs: y = conv(y).relu()
     assert .3<(y.square().mean()/x.square().mean()).sqrt()<3
-    if angle!='cosine': assert holding_gain(angle, 576)>1.1*holding_gain('cosine', 576) # and that of another angle would not do
+    if angle!='cosine': assert abs(8*math.log(holding_gain(angle, 576)/math.sqrt(2)))>math.log(3) # that of the cosine would not do
 
 # slopes
 
@@ -168,15 +166,12 @@ def test_a_sphere_has_no_such_bound():
     torch.testing.assert_close(norms[:-1][far]*points()[:-1][far].norm(dim=1), norms.new_ones(far.sum()), rtol=1e-3, atol=0)
 
 @pytest.mark.parametrize('magnitude', BOUND)
-def test_power_iteration_over_several_patches_stays_below_the_overlap(magnitude):
-    "Where patches overlap, a pixel is in up to nine of them: the bound of a whole map is larger by the root of that"
+def test_where_patches_overlap_the_slope_of_a_map_is_larger(magnitude):
+    "A pixel is in up to nine patches: the bound of the whole map is larger by the root of that"
     conv,x = layer_of(2, 6, 3, magnitude=magnitude, radius=.5, padding=1),.05*draw(1, 2, 6, 6)
     nn.init.orthogonal_(conv.weight)
-    v = draw(*x.shape, seed=4)
-    for _ in range(30):
-        u = torch.autograd.functional.jvp(conv, x, v/v.norm())[1]
-        v = torch.autograd.functional.vjp(conv, x, u)[1]
-    assert 1/.5<u.norm()<=3/.5
+    j = torch.autograd.functional.jacobian(lambda x: conv(x).flatten(), x).flatten(1)
+    assert 1/.5<torch.linalg.matrix_norm(j, 2)<=3/.5
 
 @pytest.mark.parametrize('magnitude,angle', EVERY)
 def test_gradcheck(magnitude, angle):
@@ -231,7 +226,7 @@ def test_the_running_mean_is_that_of_a_loop(momentum):
         lengths = [(x[n, :, r:r+3, c:c+3].square().sum()+1e-4).sqrt().item() for n in range(2) for r in (0, 2, 4) for c in (0, 2, 4)]
         share = max(momentum, 1/(i+1))
         mean += share*(sum(lengths)/len(lengths)-mean)
-        assert conv.mean_norm.item()==pytest.approx(mean, rel=1e-9)
+        assert conv.mean_norm.item()==pytest.approx(mean, rel=1e-7)
     assert conv.batches==15 and not conv.mean_norm.requires_grad
 
 @pytest.mark.parametrize('magnitude', BOUND)
@@ -259,7 +254,7 @@ def test_a_state_dict_comes_back():
         twin = copy.deepcopy(old)
         assert torch.equal(twin.eval()(x), old.eval()(x))
         twin.train()(50*x)
-        assert not torch.equal(twin.mean_norm, old.mean_norm) # nothing is shared
+        assert twin.batches==old.batches+1 # nothing is shared
 
 # precision, layout, threads, compilation
 
@@ -288,7 +283,7 @@ def test_bfloat16_autocast_is_near_float32(magnitude, angle, last):
     assert off(out, exact)<.02
     # with the weights of float32 both ways
     for a,b in zip(gradients(out.float(), [xs[0], *conv.parameters()]), gradients(exact, [xs[1], *other.parameters()])):
-        assert a.dtype==torch.float32 and off(a, b)<.04
+        assert a.dtype==torch.float32 and off(a, b)<(.1 if a.ndim==1 else .04) # the gradient of a ratio is what remains of a long sum
     if magnitude in BOUND: assert torch.equal(conv.mean_norm, other.mean_norm)
 
 def test_lengths_are_not_summed_in_bfloat16():
@@ -303,9 +298,9 @@ def test_lengths_are_not_summed_in_bfloat16():
     assert norms.dtype==torch.float32
     torch.testing.assert_close(norms, patch_norms(dilated, x.float()))
 
-@pytest.mark.parametrize('magnitude', MAGNITUDES)
-def test_compiled_is_eager(magnitude):
-    conv = layer_of(3, 4, 3, magnitude=magnitude, angle='linear', padding=1, dtype=torch.float32)
+@pytest.mark.parametrize('magnitude,radius', [('sphere', 1), ('ball', 'first'), ('ball', .7), ('tanh', 'learnt'), ('linear', 1)])
+def test_compiled_is_eager(magnitude, radius):
+    conv = layer_of(3, 4, 3, magnitude=magnitude, angle='linear', radius=radius, padding=1, dtype=torch.float32)
     other = copy.deepcopy(conv)
     for training in (True, False):
         conv.train(training); other.train(training)
@@ -317,7 +312,9 @@ def test_compiled_is_eager(magnitude):
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
             for p,q in zip(gradients(out, [a, *conv.parameters()]), gradients(expected, [b, *other.parameters()])):
                 torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-        if magnitude in BOUND: torch.testing.assert_close(conv.mean_norm, other.mean_norm) and conv.batches==other.batches==2
+        if isinstance(radius, str):
+            torch.testing.assert_close(conv.mean_norm, other.mean_norm)
+            assert conv.batches==other.batches==2
 
 @pytest.mark.parametrize('magnitude', MAGNITUDES)
 def test_without_gradients_and_in_several_threads(magnitude):
@@ -345,6 +342,11 @@ def test_a_graph_can_be_walked_twice_and_weights_can_be_frozen(magnitude, angle)
     conv.requires_grad_(False)
     g, = torch.autograd.grad(conv(x).square().sum(), x)
     torch.testing.assert_close(g, first[0])
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    conv,x = layer_of(3, 4, 3, magnitude='tanh'),draw(2, 3, 6, 6).requires_grad_()
+    g, = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'): g.square().sum().backward()
 
 def test_an_optimiser_moves_filters_and_radii():
     conv,x = layer_of(3, 4, 3, magnitude='tanh'),draw(8, 3, 6, 6)
@@ -433,10 +435,12 @@ def test_orthogonality_is_that_of_a_loop():
         for i in range(len(u)):
             for j in range(len(u)): total += (float(u[i]@u[j])-(i==j))**2/2
     regulariser = FilterOrthogonality(model, weight=.3)
+    assert total>.1
     assert regulariser().item()==pytest.approx(.3*total, rel=1e-5)
     with torch.autocast('cpu', torch.bfloat16): assert torch.equal(regulariser(), FilterOrthogonality(model, .3)())
+    project_filters(model)
     optimizer = torch.optim.SGD(model.parameters(), .5)
-    for _ in range(200): optimizer.zero_grad(); regulariser().backward(); optimizer.step()
+    for _ in range(100): optimizer.zero_grad(); regulariser().backward(); optimizer.step()
     assert regulariser().item()<.01*.3*total and model[1].weight.grad is None
 
 # bad input
