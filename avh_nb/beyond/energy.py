@@ -108,7 +108,8 @@ def run(config, seed, device='cpu'):
         counts = FEWER[config['images']]
         train = unbalanced(cifar10('train'), counts, seed)
         if config['energy']=='weighted': loss = weighted(counts)
-    return run_network('energy', config, seed, device, loss, regulariser, train, also=lambda learner: excesses(learner.bare_model), ranks=config['part']=='filters')
+    def also(learner): return excesses(learner.bare_model)
+    return run_network('energy', config, seed, device, loss, regulariser, train, also=also, ranks=config['part']=='filters')
 
 
 # %% ../../nbs/beyond/energy.ipynb #ba9ae8e6

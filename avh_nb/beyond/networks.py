@@ -47,7 +47,8 @@ def train_network(
     set_seed(seed)
     model = network(len(train.classes)) if network else plain_cnn(len(train.classes), config['depth'], config['width'])
     return Learner(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
-        loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16', device=device, callbacks=callbacks,
+        loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16',
+        device=device, callbacks=callbacks,
         checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
 
 # %% ../../nbs/beyond/networks.ipynb #768ed85e
@@ -103,7 +104,7 @@ def image_metrics(
     s = score(x, w, y)
     right = (s.pred==y).float()
     apart = angles(w, w).rad2deg()[tuple(torch.triu_indices(len(w), len(w), 1))]
-    people = dict(rho_avh=-spearman(s.avh, hsf), rho_confidence=spearman(s.confidence, hsf), rho_norm=spearman(s.norm, hsf))
+    people = {f'rho_{k}': sign*spearman(getattr(s, k), hsf) for k,sign in dict(avh=-1, angle=-1, confidence=1, norm=1).items()}
     return dict(accuracy=right.mean().item(), loss=s.loss.mean().item(), avh=s.avh.mean().item(), norm=s.norm.mean().item(),
         **angular_spread(x, y), vectors_nearest=apart.min().item(), vectors_mean=apart.mean().item(), **people,
         **{f'recall_{c}': right[y==c].mean().item() for c in range(len(w))}),s

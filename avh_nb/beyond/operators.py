@@ -12,7 +12,7 @@ import torch
 from functools import partial
 from safetensors.torch import load_model, save_model
 from torch import nn
-from .networks import BASE, NEEDS, read_off, run_network, runs_of, train_network
+from .networks import BASE, runs_of, train_network
 from ..core import all_or_nothing, work_folder
 from ..data.sets import cifar10
 from ..report.records import run_folder
