@@ -6,11 +6,12 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
-from avh_nb.train import sphere
+from avh_nb.train import magnitude as products, sphere
+from avh_nb.train.magnitude import ANGLES, BOUND, MAGNITUDES, holding_gain
 from avh_nb.train.models import Classifier, resnet
 from avh_nb.train.plain import plain_cnn, plain_resnet
-from avh_nb.train.sphere import (ANGLES, BOUND, MAGNITUDES, DecoupledConv2d, FilterOrthogonality, ProjectFilters, decouple,
-    decoupled_layers, holding_gain, patch_norms, project_filters, unit_filters)
+from avh_nb.train.sphere import (DecoupledConv2d, FilterOrthogonality, ProjectFilters, decouple, decoupled_layers, patch_norms,
+    project_filters, unit_filters)
 
 EVERY = [(m, a) for m in MAGNITUDES for a in ANGLES]
 def draw(*shape, seed=0, dtype=torch.float64): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -81,7 +82,7 @@ def test_a_large_batch_is_split_without_a_trace(monkeypatch):
     "The product is made a few images at a time: more blocks or fewer give the same"
     for magnitude in MAGNITUDES:
         conv,x = layer_of(2, 4, 3, magnitude=magnitude, angle='linear'),draw(7, 2, 5, 5)
-        monkeypatch.setattr(sphere, 'BLOCK', 3*4*9) # three images, so that the last block has one
+        monkeypatch.setattr(products, 'BLOCK', 3*4*9) # three images, so that the last block has one
         same_as_slow(conv, x)
 
 # limiting cases
