@@ -64,7 +64,7 @@ def layer_peak(
 def layer_costs(
     n: int=256, # Images
     half: bool=False, # In bfloat16?
-    rounds: int=7, # Of which the median is taken
+    rounds: int=5, # Of which the median is taken
     memory: bool=True, # Measure memory too?
     device: str='cpu', # cpu or cuda
     seed: int=0, # Of filters and images
