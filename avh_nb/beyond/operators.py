@@ -48,13 +48,15 @@ RATES = .01, .03, .1, .3
 BARE = dict(BASE, width=.125, epochs=3, normalised=False)
 NORMALISED = dict(BASE, normalised=True)
 LIKE = {(True, 'ball x cosine'): 'tanh x cosine', (True, 'sphere x cosine'): 'tanh x cosine', # whose rate they take
-    (False, 'ball x cosine'): 'tanh x cosine', (False, 'tanh x cosine, radius fixed'): 'tanh x cosine'}
+    (False, 'ball x cosine'): 'tanh x cosine', (False, 'tanh x cosine, radius fixed'): 'tanh x cosine',
+    (False, 'linear x square'): 'linear x linear'}
 RATED = [(base, o) for base,of in ((NORMALISED, (INNER, *COSINE)), (BARE, OPERATORS)) for o in of
     if (base['normalised'], o) not in LIKE]
 
 def rates(): # List of configurations
     "The trainings by which the rates are chosen"
-    return [dict(part='rate', operator=o, **dict(base, epochs=1), lr=lr) for base,o in RATED for lr in RATES]
+    def more(base, o): return (1.,) if not base['normalised'] and o.split()[0] in ('sphere', 'tanh') else ()
+    return [dict(part='rate', operator=o, **dict(base, epochs=1), lr=lr) for base,o in RATED for lr in (*RATES, *more(base, o))]
 
 def validation_accuracy(config, seed, device):
     "Of a training on 45,000 images, on the other 5,000; 0 where it diverges"

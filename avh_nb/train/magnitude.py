@@ -8,7 +8,7 @@ __all__ = ['STEEP', 'MAGNITUDES', 'BOUND', 'END', 'ANGLES', 'BLOCK', 'pieces', '
 # %% ../../nbs/train/magnitude.ipynb #eaf7aba7
 import math, torch
 from torch.autograd.function import once_differentiable
-from ..angle import inverse_sine
+from ..angle import sine_floor
 from ..core import traced
 
 # %% ../../nbs/train/magnitude.ipynb #a5f80368
@@ -16,13 +16,13 @@ STEEP = .3 # k of the sigmoid, as published
 
 MAGNITUDES = { # name -> h of length and radius; and its slope, times the radius where there is one, from h
     'sphere': (lambda n, r: torch.ones_like(n), torch.zeros_like),
-    'ball': (lambda n, r: (n/r).clamp_(max=1), lambda h: (h<1).to(h.dtype)),
+    'ball': (lambda n, r: (n/r).clamp_(max=1), lambda h: (1-h).ceil_()),
     'tanh': (lambda n, r: (n/r).tanh_(), lambda h: 1-h*h),
     'linear': (lambda n, r: n, torch.ones_like)}
 BOUND = 'ball', 'tanh' # which have a radius
 
 def _asin(cos): return cos.clamp(-1, 1).asin()
-def _asin_slope(cos): return inverse_sine((1-cos*cos).clamp(min=0).sqrt())
+def _asin_slope(cos): return (1-cos*cos).clamp_(min=sine_floor(cos.dtype)).rsqrt_() # finite at the ends
 def _steep(cos): return (_asin(cos)/(2*STEEP)).tanh()
 END = math.tanh(math.pi/4/STEEP)
 
