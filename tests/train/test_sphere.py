@@ -67,6 +67,7 @@ def geometries(draw_):
         padding=draw_(st.sampled_from(paddings)), dilation=draw_(st.sampled_from([1, 2, (1, 2)])),
         padding_mode=draw_(st.sampled_from(['zeros', 'zeros', 'reflect', 'replicate', 'circular'])))
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize('magnitude,angle', EVERY)
 @settings(deadline=None, max_examples=25)
 @given(geometry=geometries(), radius=st.sampled_from(['learnt', 'first', .7, 2]), gain=st.sampled_from([1., 'hold', 2.5]),
