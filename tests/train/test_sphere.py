@@ -20,7 +20,8 @@ def layer_of(*args, seed=0, dtype=torch.float64, **options):
     "With filters of several lengths and ratios that differ"
     conv = DecoupledConv2d(*args, **options).to(dtype)
     with torch.no_grad():
-        conv.weight.copy_(draw(*conv.weight.shape, seed=seed)*torch.linspace(.2, 3, len(conv.weight), dtype=torch.float64).view(-1, 1, 1, 1))
+        lengths = torch.linspace(.2, 3, len(conv.weight), dtype=torch.float64)
+        conv.weight.copy_(draw(*conv.weight.shape, seed=seed)*lengths.view(-1, 1, 1, 1))
         if conv.ratio is not None: conv.ratio.copy_(torch.linspace(.6, 1.4, len(conv.ratio)))
     return conv
 
@@ -181,7 +182,7 @@ def test_gradcheck(magnitude, angle):
         conv = layer_of(2, 2, 2, magnitude=magnitude, angle=angle, radius=radius, groups=2)
         conv(draw(2, 2, 3, 3)) # whose length 'first' keeps
         leaves = dict(conv.named_parameters())
-        def of(x, *values): return functional_call(conv, dict(zip(leaves, values)), x)
+        def of(x, *values, conv=conv, leaves=leaves): return functional_call(conv, dict(zip(leaves, values)), x)
         x = draw(2, 2, 3, 3, seed=1)
         assert gradcheck(of, (x.requires_grad_(), *[p.detach().clone().requires_grad_() for p in leaves.values()]))
 
@@ -246,7 +247,7 @@ def test_the_radius_of_the_first_batch_stays(magnitude):
 
 def test_a_state_dict_comes_back():
     for radius,keys in (('learnt', {'weight', 'ratio', 'mean_norm', 'batches'}), ('first', {'weight', 'mean_norm', 'batches'})):
-        def make(seed): return layer_of(3, 4, 3, magnitude='tanh', radius=radius, seed=seed)
+        def make(seed, radius=radius): return layer_of(3, 4, 3, magnitude='tanh', radius=radius, seed=seed)
         old,new,x = make(0),make(1),draw(2, 3, 6, 6)
         for i in range(3): old((1+i)*x)
         assert set(old.state_dict())==keys
@@ -262,7 +263,8 @@ def test_a_state_dict_comes_back():
 
 @pytest.mark.parametrize('magnitude,angle', EVERY)
 def test_channels_last_is_kept_and_changes_nothing(magnitude, angle):
-    conv,x = layer_of(4, 6, 3, magnitude=magnitude, angle=angle, groups=2, padding=1, dtype=torch.float32),draw(3, 4, 6, 6, dtype=torch.float32)
+    x = draw(3, 4, 6, 6, dtype=torch.float32)
+    conv = layer_of(4, 6, 3, magnitude=magnitude, angle=angle, groups=2, padding=1, dtype=torch.float32)
     other = copy.deepcopy(conv).to(memory_format=torch.channels_last)
     xs = [x.clone().requires_grad_(), x.clone(memory_format=torch.channels_last).requires_grad_()]
     a,b = conv(xs[0]),other(xs[1])
@@ -309,7 +311,7 @@ def test_compiled_is_eager(magnitude, radius):
         compiled = torch.compile(conv, fullgraph=True, backend='aot_eager')
         x = draw(3, 3, 6, 6, seed=5, dtype=torch.float32)
         a,b = x.clone().requires_grad_(),x.clone().requires_grad_()
-        for step in range(2):
+        for _ in range(2):
             out,expected = compiled(a),other(b)
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
             for p,q in zip(gradients(out, [a, *conv.parameters()]), gradients(expected, [b, *other.parameters()])):
@@ -430,7 +432,7 @@ def test_projection_leaves_the_network_as_it_was():
     assert next(iter(decoupled_layers(model).values())).weight[0].eq(0).all()
 
 def test_orthogonality_is_that_of_a_loop():
-    model = nn.Sequential(layer_of(3, 4, 2, dtype=torch.float32), nn.Conv2d(4, 4, 3), layer_of(4, 5, 3, groups=1, seed=2, dtype=torch.float32))
+    model = nn.Sequential(layer_of(3, 4, 2, dtype=torch.float32), nn.Conv2d(4, 4, 3), layer_of(4, 5, 3, seed=2, dtype=torch.float32))
     total = 0.
     for conv in (model[0], model[2]):
         u = [f.flatten().double()/f.double().norm() for f in conv.weight.detach()]
@@ -460,7 +462,7 @@ def test_orthogonality_is_that_of_a_loop():
     (lambda: DecoupledConv2d(3, 4, 3, bias=True), 'bias: a decoupled convolution has none'),
     (lambda: DecoupledConv2d(4, 6, 3, groups=3), 'in_channels must be divisible by groups'),
     (lambda: DecoupledConv2d(4, 6, 3, groups=4), 'out_channels must be divisible by groups'),
-    (lambda: DecoupledConv2d(3, 4, 3)(torch.rand(2, 4, 8, 8)), r'x: expected images of 3 channels, \(N, 3, H, W\), got shape \(2, 4, 8, 8\)'),
+    (lambda: DecoupledConv2d(3, 4, 3)(torch.rand(2, 4, 8, 8)), r'x: expected images of 3 channels, .* got shape \(2, 4, 8, 8\)'),
     (lambda: DecoupledConv2d(3, 4, 3)(torch.rand(4, 8, 8)), 'x: expected images of 3 channels'),
     (lambda: DecoupledConv2d(3, 4, 3)(torch.rand(3, 8)), r'x: expected images of 3 channels, .* got shape \(3, 8\)'),
     (lambda: holding_gain('sine', 9), 'angle: expected one of'),
