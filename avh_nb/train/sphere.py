@@ -146,7 +146,7 @@ def decouple(
     new = {m: changed(m) for m in model.modules() if wanted(m)}
     if not new: raise ValueError(f'model: expected nn.Conv2d with a window of more than one pixel, {type(model).__name__} has none')
     for parent in list(model.modules()):
-        for name,child in parent.named_children():
+        for name,child in list(parent._modules.items()): # named_children leaves out a second name of one child
             if child in new: setattr(parent, name, new[child])
     return model
 

@@ -6,6 +6,7 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest
 from PIL import Image
 from avh_nb.tool import bench
 from avh_nb.tool.main import COMMANDS, main
+from avh_nb.tool.layers import print_layers
 from avh_nb.tool.steps import print_steps
 
 def typed(name):
@@ -83,10 +84,12 @@ def test_bench(there, capfd, monkeypatch):
     compare = bench.compare
     monkeypatch.setattr(bench, 'compare', lambda *args, **kwargs: compare(*args, **kwargs | dict(memory=False, rounds=1)))
     monkeypatch.setattr(bench, 'print_steps', lambda device: print_steps(device, n=4, width=.0625, rounds=1))
+    monkeypatch.setattr(bench, 'print_layers', lambda device: print_layers(device, n=2, rounds=1, memory=False))
     monkeypatch.setattr(bench, 'print_errors', lambda device: None); monkeypatch.setattr(bench, 'print_tracker_cost', lambda: None)
     assert typed('bench')==0
     out = capfd.readouterr().out
     assert 'engine on cpu' in out and 'a training step of CNN-9 at batch 4\n  plain ' in out and ', half-space energy ' in out
+    assert 'at batch 2: ratios of time, and of memory\n  float32: convolution ' in out and '\n  bfloat16: convolution ' in out
 
 def test_no_example_is_left_out():
     "That of site is run where the site is checked"
