@@ -100,7 +100,7 @@ def draw_scales(
 
 # %% ../../nbs/beyond/operators.ipynb #6e9f5582
 RATES = .01, .03, .1, .3
-BARE = dict(BASE, width=.125, epochs=3, normalised=False)
+BARE = dict(BASE, width=.125, epochs=2, normalised=False)
 NORMALISED = dict(BASE, normalised=True)
 LIKE = { # whose rate they take
     **{(True, o): 'tanh x cosine' for o in ('ball x cosine', 'sphere x cosine')}, (False, 'linear x square'): 'linear x linear'}
