@@ -168,17 +168,29 @@ def square(
     return best
 
 # %% ../../nbs/data/attack.ipynb #efd68341
+class _Alone(torch.autograd.Function):
+    "A model whose own parameters get no gradient, which foolbox would add to them"
+    @staticmethod
+    def forward(ctx, x, model):
+        with torch.enable_grad(): ctx.x,ctx.out = (x := x.detach().requires_grad_()),model(x)
+        return ctx.out.detach()
+    @staticmethod
+    def backward(ctx, grad): return *torch.autograd.grad(ctx.out, ctx.x, grad),None
+
 def _fmn(norm, steps):
     "The attack of foolbox"
     foolbox = optional('foolbox', 'study')
-    class L2FMN(foolbox.attacks.L2FMNAttack):
+    class L2(foolbox.attacks.L2FMNAttack):
         def project(self, x, x0, epsilon): # in 3.3.4 it divides a norm by itself
-            share = epsilon/(x-x0).flatten(start=1).norms.l2(axis=-1).maximum(1e-12)
+            share = 1.001*epsilon/(x-x0).flatten(start=1).norms.l2(axis=-1).maximum(1e-12)
             return x0+(x-x0)*share.minimum(1).reshape((-1, *[1]*(x.ndim-1)))
-    attacks = dict(l2=L2FMN, linf=foolbox.attacks.LInfFMNAttack)
+    class LInf(foolbox.attacks.LInfFMNAttack):
+        def project(self, x, x0, epsilon): return super().project(x, x0, 1.001*epsilon)
+    attacks = dict(l2=L2, linf=LInf)
     if norm not in attacks: raise ValueError(f"norm: expected one of {', '.join(attacks)}, got {norm!r}")
     return attacks[norm](steps=steps)
 
+# %% ../../nbs/data/attack.ipynb #2f1226e0
 def minimal(
     model, # Function from images to logits
     x: torch.Tensor, # Images (N, ...), floats from 0 to 1
@@ -190,7 +202,7 @@ def minimal(
     _check(x, y, 1)
     if steps<1: raise ValueError(f"steps: expected at least 1, got {steps}")
     attack,wrapped = _fmn(norm, steps),torch.nn.Module().eval()
-    wrapped.forward = lambda x: model(x)
+    wrapped.forward = lambda x: _Alone.apply(x, model)
     found = attack.run(optional('foolbox', 'study').PyTorchModel(wrapped, bounds=(0, 1), device=x.device), x, y)
     with torch.no_grad(): won = model(found).argmax(1)!=y
     size = (found-x).flatten(1).norm(dim=1, p=2 if norm=='l2' else torch.inf)

@@ -10,7 +10,7 @@ def trained():
     "A network, trained for a moment on images whose class is a coarse pattern under noise, and images of it"
     g = seeded()
     pattern,y = torch.rand(5, 3, 8, 8, generator=g),torch.randint(5, (600,), generator=g)
-    x = (.5*pattern[y]+.5*torch.rand(600, 3, 8, 8, generator=g))
+    x = .2*pattern[y]+.8*torch.rand(600, 3, 8, 8, generator=g)
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
         torch.nn.Linear(128, 5))
@@ -20,7 +20,7 @@ def trained():
         optimizer.step(); optimizer.zero_grad()
     net.eval().requires_grad_(False)
     right = net(x).argmax(1)==y
-    assert right.float().mean()>.95
+    assert right.float().mean()>.9
     return net,x[right][:200],y[right][:200]
 
 def right(net, x, y): return (net(x).argmax(1)==y).float().mean().item()
@@ -29,7 +29,7 @@ def right(net, x, y): return (net(x).argmax(1)==y).float().mean().item()
 def test_pgd_is_at_least_as_strong_as_fgsm(trained, eps):
     net,x,y = trained
     one,many = (right(net, a, y) for a in (fgsm(net, x, y, eps), pgd(net, x, y, eps, generator=seeded(), restarts=2)))
-    assert many<=one and (eps>.02 or one<1)
+    assert many<=one<1
 
 @pytest.mark.parametrize('loss', LOSSES)
 @pytest.mark.parametrize('stop', [False, True])
@@ -67,7 +67,7 @@ def test_the_best_restart_is_taken_for_each_image_by_itself(trained):
     g = seeded(5)
     each = [pgd(net, x, y, .04, 4, generator=g) for _ in range(3)]
     won,value = (torch.stack(v) for v in zip(*((net(a).argmax(1)!=y, LOSSES['cross-entropy'](net(a), y)) for a in each)))
-    first = (won*1e6+value).argmax(0)
+    first = (won*1e6+value.double()).argmax(0)
     assert len(first.unique())==3
     assert torch.equal(pgd(net, x, y, .04, 4, generator=seeded(5), restarts=3), torch.stack(each)[first, torch.arange(len(x))])
 
