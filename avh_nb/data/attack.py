@@ -203,7 +203,12 @@ def minimal(
     if steps<1: raise ValueError(f"steps: expected at least 1, got {steps}")
     attack,wrapped = _fmn(norm, steps),torch.nn.Module().eval()
     wrapped.forward = lambda x: _Alone.apply(x, model)
-    found = attack.run(optional('foolbox', 'study').PyTorchModel(wrapped, bounds=(0, 1), device=x.device), x, y)
-    with torch.no_grad(): won = model(found).argmax(1)!=y
+    inside = optional('foolbox', 'study').PyTorchModel(wrapped, bounds=(0, 1), device=x.device)
+    right = torch.no_grad()(lambda x: model(x).argmax(1)==y)
+    found = attack.run(inside, x, y)
+    if right(found).any(): # such as where the edge of the range is in the way: from the other side of the border
+        far = pgd(model, x, y, 1, stop=True)
+        i = right(found) & ~right(far)
+        if i.any(): found[i] = attack.run(inside, x[i], y[i], starting_points=optional('eagerpy', 'study').astensor(far[i]))
     size = (found-x).flatten(1).norm(dim=1, p=2 if norm=='l2' else torch.inf)
-    return found,size.where(won, torch.inf)
+    return found,size.where(~right(found), torch.inf)
