@@ -204,4 +204,4 @@ def summary():
     climbs = dict(yes='more slowly', no='no more slowly', open='at a rate that cannot be told from that')[slower.holds]
     return (f'{lead} {word}, {verdict} The smallest change that is enough is {length.here} times as long, and its largest pixel '
         f'{pixel.here} times as large.\n\n{avh} (ρ = {predicts.here}), {than}. On the way to another class AVH of the label climbs '
-        f'{climbs} {"than" if slower.holds!="open" else "of"} the network with the inner product ({slower.here} per 1/255).')
+        f'{climbs} {"than" if slower.holds!="open" else "of"} AVH in the network with the inner product ({slower.here} per 1/255).')
