@@ -127,7 +127,7 @@ def draw_norms():
     found = [over_operators('median l2'), over_operators('median linf', 255)]
     if not found[0]: return
     with figure(1, 2, size=(3.4, 2.4), sharey=True) as (fig,axes):
-        for ax,f,label in zip(axes, found, ('length', 'largest pixel (1/255)')):
+        for ax,f,label in zip(axes, found, ('length (black to white = 1)', 'largest pixel (1/255)')):
             plot_intervals(ax, list(f), *zip(*f.values()), xlabel=label)
 
 # %% ../../nbs/beyond/robust.ipynb #ffe6bcfb
