@@ -50,8 +50,8 @@ def run(config, seed, device='cpu'):
 LOOKS = {INNER: (7, 'x', ':'), 'sphere x cosine': (1, 's', '--'), 'ball x cosine': (2, '^', '-.'), TANH: (0, 'o', '-'),
     'linear x cosine': (4, 'D', '--')}
 register({o: dict(label=o, color=c, marker=m, ls=ls) for o,(c,m,ls) in LOOKS.items() if o not in STYLES})
-ATTACKS = {'clean': 'as they are', 'fgsm 2/255': 'FGSM, 2/255', 'pgd 2/255': 'PGD, 2/255', 'fgsm 8/255': 'FGSM, 8/255',
-    'pgd 8/255': 'PGD, 8/255'}
+ATTACKS = {'clean': 'as they are', 'fgsm 2/255': 'FGSM, 2/255', 'dlr 2/255': 'PGD, 2/255', 'fgsm 8/255': 'FGSM, 8/255',
+    'dlr 8/255': 'PGD, 8/255'} # PGD: what both losses leave
 
 def of(operator, **where): return dict(dict(part='attacks', operator=operator), **where)
 
@@ -172,7 +172,7 @@ def claims():
         _claim('it needs a larger change than the unbounded slope of sphere (length, tanh over sphere)', 'not given', '.2f',
             lambda: norm_ratio('l2', TANH, 'sphere x cosine'), larger),
         _claim('trained against FGSM it keeps more accuracy under PGD, 8/255 (tanh minus inner product, points)', 'a picture', '+.1f',
-            gain('pgd 8/255', part='fgsm training', training='fgsm'), above),
+            gain('dlr 8/255', part='fgsm training', training='fgsm'), above),
         _claim('AVH of an image predicts how long a change it needs (Spearman, mean of the operators)', 'not given', '+.2f',
             lambda: pooled('rho l2 avh'), below),
         _claim('... better than confidence does (difference in size)', 'not given', '+.2f',
