@@ -206,7 +206,7 @@ def network_under_attack(
     set_seed(seed)
     train = cifar10('train')
     kind,model = TRAININGS[config['training']],network_of(config, len(train.classes))
-    learner = kind(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed, mixed_precision='bf16',
-        device=device, checkpoint=run_folder('robust', config, seed)/'checkpoint.safetensors').fit()
+    learner = kind(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
+        mixed_precision='bf16', device=device, checkpoint=run_folder('robust', config, seed)/'checkpoint.safetensors').fit()
     return learner.bare_model.eval().requires_grad_(False) # without the 16 bits of the training
 

@@ -10,7 +10,8 @@ def made_up(operator, seed, **changed):
     m = {'accuracy clean': .7, 'zero gradients': 0., 'accuracy pgd 0.5': 0., 'transfer over pgd': .3, 'square over pgd': .1}
     for e,share in zip(EPS, (.4, .1)):
         pgds = share+more+noise()
-        m |= {f'accuracy fgsm {e}': pgds+.1+noise(), f'accuracy pgd {e}': pgds, f'accuracy dlr {e}': pgds-.005, f'accuracy scaled {e}': pgds}
+        m |= {f'accuracy fgsm {e}': pgds+.1+noise(), f'accuracy pgd {e}': pgds, f'accuracy dlr {e}': pgds-.005,
+            f'accuracy scaled {e}': pgds}
     m |= {'median l2': .3*(1+5*more)+noise()/9, 'median linf': .02*(1+5*more)+noise()/99}
     m |= {'rho l2 avh': -.5+noise(), 'rho l2 confidence': .6+noise(), 'rho l2 margin': .8, 'rho l2 norm': .3}
     m |= {'avh before': .04, 'avh crossing': .07, 'avh end': .1, 'avh per 1/255': .01-.02*more+noise()/99}
