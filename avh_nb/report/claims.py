@@ -96,6 +96,7 @@ STUDIES = {
     'margins': 'avh_nb.beyond.margins',
     'energy': 'avh_nb.beyond.energy',
     'decoupled': 'avh_nb.beyond.decoupled',
+    'robust': 'avh_nb.beyond.robust',
     'bench': 'avh_nb.tool.bench',
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
@@ -103,7 +104,8 @@ TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='Whe
     ambiguity='Hard to see, or two things at once', gap='The gap',
     selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
-    energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart', bench='Benchmarks')
+    energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart',
+    robust='Under attack', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry
