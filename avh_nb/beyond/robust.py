@@ -32,7 +32,7 @@ def grid(
     "What is attacked"
     rate = {c['operator']: c['lr'] for c,_ in NETWORKS.grid(1, 'normalised')}
     parts = {'attacks': [(dict(c, part='attacks', images=FULL['images']), s) for c,s in NETWORKS.grid(seeds, 'normalised')],
-        'fgsm training': [(dict(part='fgsm training', operator=o, training=t, **dict(NORMALISED, width=.125, epochs=2), lr=rate[o],
+        'fgsm training': [(dict(part='fgsm training', operator=o, training=t, **dict(NORMALISED, width=.125, epochs=1), lr=rate[o],
             images=SMALL['images']), s) for s in range(seeds) for o in (INNER, TANH) for t in TRAININGS]}
     if part not in ('all', *parts): raise ValueError(f"part: expected one of all, {', '.join(parts)}, got {part!r}")
     return [r for p,of in parts.items() if part in ('all', p) for r in of]
