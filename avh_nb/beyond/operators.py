@@ -103,7 +103,7 @@ RATES = .01, .03, .1, .3
 BARE = dict(BASE, width=.125, epochs=2, normalised=False)
 NORMALISED = dict(BASE, normalised=True)
 LIKE = { # whose rate they take
-    **{(True, o): 'tanh x cosine' for o in ('ball x cosine', 'sphere x cosine')}, (False, 'linear x square'): 'linear x linear'}
+    (True, 'ball x cosine'): 'tanh x cosine', (False, 'linear x square'): 'linear x linear'}
 
 def rates_of(
     operator: str, # One of OPERATORS
