@@ -9,7 +9,7 @@ __all__ = ['LR', 'SCORES', 'PLAIN', 'PEOPLE', 'STUDY', 'grid', 'run', 'epochs_to
 # %% ../../nbs/beyond/decoupled.ipynb #82382397
 import numpy as np, pandas as pd
 from .bare import bare_claims, told
-from .fourier import called_by
+from .fourier import called_by, phase_gain, phase_over_magnitude
 from .networks import NEEDS, by_seed, over_seeds, paired, people_recorded, people_study, run_network
 from .operators import (BARE, COSINE, INNER, NORMALISED, OPERATORS, StopAtChance, keep_weights, network_of,
     rates, trained, validation_accuracy)
@@ -149,6 +149,10 @@ def claims():
         _claim('decoupled convolutions learn faster (area under the accuracy in training, points)', 'a picture', '+.1f',
             each(lambda o: gain(o, 'area'), *COSINE[:3])),
         *bare_claims(),
+        _claim('networks call hybrids of two photographs by the phases, not by the magnitudes (share by phase minus by magnitude, points)',
+            'a picture', '+.1f', each(phase_over_magnitude, INNER)),
+        _claim('networks that see only angles do so more (share by phase, sphere minus inner product, points)', 'not given', '+.1f',
+            each(phase_gain, 'sphere x cosine')),
         *[Claim(text, published, 'ImageNet does not fit these machines', 'not tested here', '–') for text,published in (
             ('SphereNet on ImageNet: inner product, then sphere, top-1 (%, Plain-9, Plain-12, ResNet-27)',
                 '58.31, 61.42, 65.54; 59.23, 62.27, 66.49'),
