@@ -115,13 +115,17 @@ def read_off(
     w: torch.Tensor, # Class vectors (C, D), by which x @ w.T predicts
     ranks: bool=True, # Keep those too, for the question who is hard?
 )->dict: # Metrics
-    "Keep features and ranks of a run, and return what its record holds"
+    "Keep features and ranks of a run, and return what its record holds: the accuracy alone where features vanish"
     test,hsf = photographs()[1:]
+    length = x.half().float().norm(dim=1)
+    if not ((length>0) & (length<torch.inf)).all(): # without direction there is no angle
+        return dict(accuracy=((x@w.T).argmax(1)==test.y).float().mean().item())
     keep_features(study, config, seed, x, w)
     metrics,s = image_metrics(x.half().float(), w, test.y, hsf)
     if ranks: keep_ranks(ranks_file(study, config, seed), avh=s.avh, confidence=s.confidence, norm=s.norm)
     return metrics
 
+# %% ../../nbs/beyond/networks.ipynb #23e8ff23
 def run_network(
     study, config, seed, device='cpu', # Of the run
     loss=None, regulariser=None, train=None, network=None, # To train_network
@@ -133,9 +137,7 @@ def run_network(
     learner = train_network(study, config, seed, device, loss, regulariser, train, network, callbacks)
     x,w = learner.features(photographs()[1]).cpu(),learner.bare_model.head.weight.detach().cpu()
     if getattr(learner.loss, 'normalise', False): w = F.normalize(w)
-    if (x.half()!=0).any(1).all(): found = read_off(study, config, seed, x, w, ranks)
-    else: found = dict(accuracy=((x@w.T).argmax(1)==photographs()[1].y).float().mean().item()) # features without direction have no angle
-    metrics = {**found, **(also(learner) if also else {})}
+    metrics = {**read_off(study, config, seed, x, w, ranks), **(also(learner) if also else {})}
     return {**metrics, **{f'train_{k}': learner.history[-1][k] for k in ('loss', 'accuracy')},
         'first_epoch_loss': learner.history[0]['loss']}
 
