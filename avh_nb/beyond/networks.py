@@ -69,8 +69,7 @@ def kept_features(study, config, seed):
     "Features and class vectors of a run, in float32; `LookupError` where they are not kept"
     path = features_file(study, config, seed)
     if not path.exists(): raise LookupError(f'{study}: no features of {config}, seed {seed}, in the work folder')
-    found = load_file(path)
-    return found['x'].float(),found['w']
+    return tuple(load_file(path)[k].float() for k in 'xw')
 
 def ranks_file(study, config, seed):
     "Where the ranks of a run are kept: beside the records, under the part and the text of its configuration"
@@ -87,8 +86,7 @@ def angular_spread(
     classes = y.unique()
     means = F.normalize(torch.stack([u[y==c].mean(0) for c in classes]), dim=1)
     own = (u*means[torch.searchsorted(classes, y)]).sum(1).clamp(-1, 1)
-    apart = angles(means, means).rad2deg()
-    size = torch.stack([(y==c).sum() for c in classes])
+    apart,size = angles(means, means).rad2deg(),torch.stack([(y==c).sum() for c in classes])
     between = (size*(1-means@F.normalize(u.mean(0), dim=0))).sum()/len(y)
     return dict(within=own.acos().rad2deg().mean().item(), between=(apart+360*torch.eye(len(classes))).min().item(),
         fisher=((1-own).mean()/between).item())
