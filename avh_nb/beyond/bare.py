@@ -18,9 +18,10 @@ TRAINED = .3 # accuracy
 
 def accuracies(
     operator: str, # One of OPERATORS
+    part: str='bare', # Or slower
 )->list: # Of 0 to 1, seed by seed
     "Of the networks without batch normalisation; `LookupError` where none is recorded"
-    return [m['accuracy'] for _,m in sorted(by_seed('decoupled', part='bare', operator=operator).items())]
+    return [m['accuracy'] for _,m in sorted(by_seed('decoupled', part=part, operator=operator).items())]
 
 def all_trained(
     operators, # Names

@@ -29,11 +29,12 @@ LR = { # what `best_rate` finds: with batch normalisation, and without
 
 def grid(
     seeds: int=3, # Of every part but the rates
-    part: str='all', # rate, normalised, bare, hybrids, or all
+    part: str='all', # rate, normalised, bare, slower, hybrids, or all
 )->list: # Of (config, seed)
     "What is trained; hybrids are shown to the networks with batch normalisation"
     parts = dict(normalised=[dict(part='normalised', operator=o, **NORMALISED, lr=LR[True][o]) for o in (INNER, *COSINE)],
         bare=[dict(part='bare', operator=o, **BARE, lr=LR[False][o]) for o in OPERATORS])
+    parts['slower'] = [dict(parts['bare'][0], part='slower', lr=.01)] # the inner product, at a rate that is safer
     parts['hybrids'] = [{**c, 'part': 'hybrids'} for c in parts['normalised']]
     if part not in ('all', 'rate', *parts): raise ValueError(f"part: expected one of all, rate, {', '.join(parts)}, got {part!r}")
     return [*[(c, 100) for c in rates() if part in ('all', 'rate')],
@@ -175,7 +176,7 @@ def summary():
     seeds = min(len(by_seed('decoupled', part='normalised', operator=o)) for o in COSINE)
     return (f"**In networks of inner products the norm follows people with ρ = {norm:.2f}, [AVH](../glossary.ipynb#avh) with {avh:.2f}. "
         f"Where the layers see only angles (sphere), the correlation of the norm {_goes('norm', sphere)} and that of AVH "
-        f"{_goes('avh', sphere)}; where they see a bounded length (tanh), {_goes('norm', tanh)} and {_goes('avh', tanh)}.**\n\n"
+        f"{_goes('avh', sphere)}; where they see a bounded length (tanh), the one {_goes('norm', tanh)} and the other {_goes('avh', tanh)}.**\n\n"
         f"Decoupled convolutions {faster} (tanh, area under the accuracy in training {area:+.1f} points). Without batch normalisation "
         f"(networks that are trained): {told((INNER, *COSINE, *OPERATORS[-2:]))}.\n\n"
         f"Nine-layer networks on CIFAR-10: {NORMALISED['epochs']} epochs with batch normalisation; without, {BARE['epochs']} epochs "

@@ -183,7 +183,7 @@ def claims():
 STUDY = Study('robust', grid, run, ('cifar10',), claims)
 
 # %% ../../nbs/beyond/robust.ipynb #87dcf4fa
-KEEPS = dict(yes='keeps more accuracy', no='keeps less accuracy', open='keeps no more accuracy that could be told')
+KEEPS = dict(yes='keeps more accuracy', no='keeps less accuracy', open='keeps neither clearly more nor less accuracy')
 
 def summary():
     "The answer in a few sentences"
@@ -196,7 +196,7 @@ def summary():
     word = {'yes': 'All checks against gradient masking are passed',
         'no': f'Not all checks against gradient masking are passed ({masked.here})',
         'open': 'The checks against gradient masking are not complete'}[masked.holds]
-    verdict = 'so it may be called more robust.' if clear else 'and the gain does not allow to call it more robust.' \
+    verdict = 'so it may be called more robust.' if clear else 'but there is no clear gain under PGD: it is not more robust.' \
         if masked.holds=='yes' else 'so nothing is said of being robust.'
     avh = dict(yes='Images that are hard by [AVH](../glossary.ipynb#avh) need smaller changes', no='AVH does not predict which images need '
         'smaller changes', open='Whether AVH predicts which images need smaller changes is open')[predicts.holds]
