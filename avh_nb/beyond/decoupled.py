@@ -176,7 +176,8 @@ def summary():
     seeds = min(len(by_seed('decoupled', part='normalised', operator=o)) for o in COSINE)
     return (f"**In networks of inner products the norm follows people with ρ = {norm:.2f}, [AVH](../glossary.ipynb#avh) with {avh:.2f}. "
         f"Where the layers see only angles (sphere), the correlation of the norm {_goes('norm', sphere)} and that of AVH "
-        f"{_goes('avh', sphere)}; where they see a bounded length (tanh), the one {_goes('norm', tanh)} and the other {_goes('avh', tanh)}.**\n\n"
+        f"{_goes('avh', sphere)}; where they see a bounded length (tanh), the one {_goes('norm', tanh)} and the other "
+        f"{_goes('avh', tanh)}.**\n\n"
         f"Decoupled convolutions {faster} (tanh, area under the accuracy in training {area:+.1f} points). Without batch normalisation "
         f"(networks that are trained): {told((INNER, *COSINE, *OPERATORS[-2:]))}.\n\n"
         f"Nine-layer networks on CIFAR-10: {NORMALISED['epochs']} epochs with batch normalisation; without, {BARE['epochs']} epochs "
