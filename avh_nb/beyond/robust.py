@@ -47,7 +47,7 @@ def run(config, seed, device='cpu'):
     return attack_metrics(net, normalise, cifar10('test'), seed, FULL, other, 200 if config['operator'] in (INNER, TANH) else 0)
 
 # %% ../../nbs/beyond/robust.ipynb #2bfd2ff6
-LOOKS = {INNER: (7, 'x', ':'), 'sphere x cosine': (1, 's', '--'), 'ball x cosine': (2, '^', '-.'), TANH: (0, 'o', '-'),
+LOOKS = {INNER: (7, 'x', ':'), 'sphere x cosine': (1, 'v', '--'), 'ball x cosine': (2, '^', '-.'), TANH: (0, 'o', '-'),
     'linear x cosine': (4, 'D', '--')}
 register({o: dict(label=o, color=c, marker=m, ls=ls) for o,(c,m,ls) in LOOKS.items() if o not in STYLES})
 ATTACKS = {'clean': 'as they are', 'fgsm 2/255': 'FGSM, 2/255', 'dlr 2/255': 'PGD, 2/255', 'fgsm 8/255': 'FGSM, 8/255',
