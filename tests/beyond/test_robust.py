@@ -57,7 +57,7 @@ def test_one_check_of_one_seed_takes_the_word_away(write, name, value):
 def test_a_gain_under_fgsm_alone_is_not_called_robust(write):
     write(change=lambda c, s: {f'accuracy {a} {e}': .1 for a in ('pgd', 'dlr', 'scaled') for e in EPS})
     assert holds()[0]==holds()[2]=='yes' and holds()[1]==holds()[3]=='open' and holds()[4]=='yes'
-    assert 'does not allow to call it more robust' in robust.summary()
+    assert 'it is not more robust' in robust.summary()
 
 def test_checks_that_were_not_made_do_not_pass(write):
     write(change=lambda c, s: {})
