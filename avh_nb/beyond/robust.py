@@ -53,7 +53,9 @@ register({o: dict(label=o, color=c, marker=m, ls=ls) for o,(c,m,ls) in LOOKS.ite
 ATTACKS = {'clean': 'as they are', 'fgsm 2/255': 'FGSM, 2/255', 'dlr 2/255': 'PGD, 2/255', 'fgsm 8/255': 'FGSM, 8/255',
     'dlr 8/255': 'PGD, 8/255'} # PGD: what both losses leave
 
-def of(operator, **where): return dict(dict(part='attacks', operator=operator), **where)
+def of(operator, **where):
+    "Entries of the configuration of an operator under attack"
+    return dict(dict(part='attacks', operator=operator), **where)
 
 def over_operators(
     metric: str, # Its name in the records
