@@ -9,14 +9,10 @@ __all__ = ['EPS', 'TOLERANCE', 'FEW', 'CHECKS', 'FULL', 'SMALL', 'TRAININGS', 'o
 
 # %% ../../nbs/beyond/attacked.ipynb #f0622a15
 import torch, torch.nn.functional as F
-from accelerate.utils import set_seed
-from .networks import SMOOTHING
+from .networks import train_network
 from .operators import network_of, trained
 from ..data.attack import fgsm, lead, minimal, pgd, pgd_path, square
-from ..data.images import mirror
-from ..data.sets import cifar10
 from ..measure.head import Head
-from ..report.records import run_folder
 from ..stats.correlation import spearman
 from ..train.learner import Learner
 
@@ -203,10 +199,6 @@ def network_under_attack(
     if config['part']=='attacks':
         of = {k: v for k,v in config.items() if k!='images'}
         return trained('decoupled', dict(of, part='normalised'), seed, device)
-    set_seed(seed)
-    train = cifar10('train')
-    kind,model = TRAININGS[config['training']],network_of(config, len(train.classes))
-    learner = kind(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
-        mixed_precision='bf16', device=device, checkpoint=run_folder('robust', config, seed)/'checkpoint.safetensors').fit()
+    learner = train_network('robust', config, seed, device, network=lambda n: network_of(config, n), trainer=TRAININGS[config['training']])
     return learner.bare_model.eval().requires_grad_(False) # without the 16 bits of the training
 

@@ -32,9 +32,10 @@ def all_trained(
 
 def told(
     operators, # Names
+    part: str='bare', # Or slower
 )->str:
     "How many networks of each operator are trained, in words"
-    of = {o.replace(' x cosine', ''): accuracies(o) for o in operators}
+    of = {o.replace(' x cosine', ''): accuracies(o, part) for o in operators}
     return '; '.join(f'{o} {sum(v>TRAINED for v in a)} of {len(a)}' for o,a in of.items())
 
 def bare_table()->pd.DataFrame: # Text, one row per operator
@@ -56,7 +57,6 @@ def draw_bare():
         ax.axvline(10, color='grey', lw=.8, ls='--'); ax.axvline(100*TRAINED, color='grey', lw=.8, ls=':')
         ax.set(yticks=range(len(OPERATORS)), ylim=(len(OPERATORS)-.5, -.5), xlabel='accuracy (%)', ylabel='operator')
         ax.set_yticklabels(OPERATORS)
-        return ax
 
 # %% ../../nbs/beyond/bare.ipynb #05f0d3c1
 BOUNDED = [o for o in OPERATORS if o.startswith(('sphere', 'ball', 'tanh')) and 'fixed' not in o]
@@ -85,6 +85,7 @@ def bare_words()->str: # Markdown
     because = dict(yes='is trained no better where a factor holds its scale', mixed='is sometimes trained where a factor holds its scale',
         no='is trained where a factor holds its scale, so that the bound is not the reason', open='is not run yet')[reason.holds]
     return (f"**Without batch normalisation, of the bounded operators are trained: {bounded.here}. Of the unbounded ones: "
-        f"{unbounded.here}. Linear x square {because} ({reason.here.rsplit('held ')[-1]}).** With a fixed radius, which takes "
+        f"{unbounded.here}; at a lower rate, {told(['inner product'], 'slower')}. "
+        f"Linear x square {because} ({reason.here.rsplit('held ')[-1]}).** With a fixed radius, which takes "
         f"nothing of the batch: {batch.here.rsplit('fixed ')[-1]}.\n\nNine-layer networks at half the usual width, {BARE['epochs']} "
         f"epochs on CIFAR-10; the records are those of [Angle and magnitude apart](decoupled.ipynb).")

@@ -16,7 +16,7 @@ from avh_nb.beyond.networks import (BASE, NEEDS, SMOOTHING, by_seed, common_seed
 from ..data.images import Images
 from ..data.sets import cifar10
 from ..loss.energy import EnergyRegulariser, energy_bound, filter_layers, hyperspherical_energy, pair_cosines
-from ..report.claims import Claim, Study
+from ..report.claims import Claim, Study, tested
 from ..report.plots import figure, plot_intervals
 from ..report.records import read_records
 from ..stats.correlation import mean_interval
@@ -159,12 +159,6 @@ PLAIN = dict(part='filters', energy='none', **BASE, lr=LR['softmax'])
 PEOPLE = people_study('energy', PLAIN, {e: dict(PLAIN, energy=e) for e in ('full', 'half', 'half, s = 2', 'orthogonality')})
 
 # %% ../../nbs/beyond/energy.ipynb #dcd7e7ff
-def _claim(text, published, spec, f, judge):
-    "A claim from an interval; open where it is not run yet"
-    try: found = f()
-    except LookupError: return Claim(text, published, 'not run yet', 'open', '–')
-    return Claim(text, published, f'{found:{spec}}', judge(found))
-
 def claims():
     "What this page tests"
     where,one = dict(part='filters'),dict(part='imbalance', images='one rare class')
@@ -176,18 +170,18 @@ def claims():
     who,records = people_recorded('energy').get('half'),read_records('energy')
     gan = gan_verdict(records)
     return [
-        _claim('full-space energy makes a network more accurate (points, CIFAR-10)', '+3.4 on CIFAR-100, one run', '+.1f',
+        tested('full-space energy makes a network more accurate (points, CIFAR-10)', '+3.4 on CIFAR-100, one run', '+.1f',
             lambda: gain('full', **where), above),
-        _claim('half-space energy makes a network more accurate (points)', '+4.0 on CIFAR-100, one run', '+.1f',
+        tested('half-space energy makes a network more accurate (points)', '+4.0 on CIFAR-100, one run', '+.1f',
             lambda: gain('half', **where), above),
-        _claim('half-space is better than full space (points)', '+0.6, with ten times the weight', '+.1f', minus('half', 'full'), above),
-        _claim('the exponent s hardly matters (half-space, 0 minus 2, points)', '-0.2', '+.1f', minus('half', 'half, s = 2'), alike),
-        _claim('half-space energy is orthogonality (difference in points)', 'not given', '+.1f', minus('half', 'orthogonality'), alike),
-        _claim('it helps more in a narrow network (points)', 'a picture', '+.1f', lambda: more_in_the_narrow('half'), above),
-        _claim('it helps more in a narrow network where the weight makes up for the width (points)', 'not given', '+.1f',
+        tested('half-space is better than full space (points)', '+0.6, with ten times the weight', '+.1f', minus('half', 'full'), above),
+        tested('the exponent s hardly matters (half-space, 0 minus 2, points)', '-0.2', '+.1f', minus('half', 'half, s = 2'), alike),
+        tested('half-space energy is orthogonality (difference in points)', 'not given', '+.1f', minus('half', 'orthogonality'), alike),
+        tested('it helps more in a narrow network (points)', 'a picture', '+.1f', lambda: more_in_the_narrow('half'), above),
+        tested('it helps more in a narrow network where the weight makes up for the width (points)', 'not given', '+.1f',
             lambda: more_in_the_narrow('half, weight for the width'), above),
-        _claim('it helps more in a deep network (15 layers against 9, points)', 'a picture', '+.1f', deeper, above),
-        _claim('energy of the class vectors helps a rare class (recall, points)', 'a picture', '+.1f',
+        tested('it helps more in a deep network (15 layers against 9, points)', 'a picture', '+.1f', deeper, above),
+        tested('energy of the class vectors helps a rare class (recall, points)', 'a picture', '+.1f',
             lambda: gain('head', 'recall_0', **one), above),
         Claim('it makes a GAN better at the published weight (score)', '7.42 to 7.68 on CIFAR-10, best of 40 evaluations, one run',
             f'{gan.interval:+.2f} on digits' if gan.interval else 'not run yet', gan),

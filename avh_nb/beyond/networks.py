@@ -40,16 +40,16 @@ def train_network(
     train: Images=None, # None: the 50,000 of CIFAR-10
     network=None, # Function from a number of classes to a network; None: a plain one with depth and width
     callbacks: tuple=(), # Of the training
-    progress: bool=True, # Show a bar?
+    trainer=Learner, # Or a subclass
 )->Learner: # After its training
     "Train a plain network; a killed run goes on from its last epoch"
     train = cifar10('train') if train is None else train
     set_seed(seed)
     model = network(len(train.classes)) if network else plain_cnn(len(train.classes), config['depth'], config['width'])
-    return Learner(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
+    return trainer(model, train, config['epochs'], config['lr'], label_smoothing=SMOOTHING, augment=mirror, seed=seed,
         loss=loss and loss(model), regulariser=regulariser and regulariser(model), mixed_precision='bf16',
         device=device, callbacks=callbacks,
-        checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors', progress=progress).fit()
+        checkpoint=run_folder(study, config, seed)/'checkpoint.safetensors').fit()
 
 # %% ../../nbs/beyond/networks.ipynb #768ed85e
 def features_file(study, config, seed):

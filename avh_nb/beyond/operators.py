@@ -19,7 +19,8 @@ from ..data.sets import cifar10
 from ..report.plots import figure, register, style
 from ..report.records import run_folder
 from ..train.plain import plain_cnn
-from ..train.sphere import DecoupledConv2d, MAGNITUDES
+from ..train.magnitude import MAGNITUDES
+from ..train.sphere import DecoupledConv2d
 
 # %% ../../nbs/beyond/operators.ipynb #172f964c
 INNER = 'inner product'

@@ -16,7 +16,7 @@ from .networks import by_seed, common_seeds, over_seeds, paired
 from .operators import COSINE, INNER, NORMALISED
 from ..data.images import Normalise
 from ..data.sets import cifar10
-from ..report.claims import Claim, Study
+from ..report.claims import Claim, Study, tested
 from ..report.plots import STYLES, figure, plot_intervals, register
 from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
@@ -143,12 +143,6 @@ def pooled(
     return mean_interval([np.mean([value(r[s]) for r in runs]) for s in common_seeds(*runs)])
 
 # %% ../../nbs/beyond/robust.ipynb #aacf2417
-def _claim(text, published, spec, f, judge):
-    "A claim from an interval; open where it is not run yet"
-    try: found = f()
-    except LookupError: return Claim(text, published, 'not run yet', 'open', '–')
-    return Claim(text, published, f'{found:{spec}}', judge(found))
-
 def masking_claim():
     "Do the checks say that the network with tanh has nothing to hide?"
     text,rule = 'what tanh withstands is not gradient masking (checks passed with every seed)','all of them'
@@ -166,20 +160,20 @@ def claims():
     def gain(attack, **where):
         return lambda: paired('robust', f'accuracy {attack}', of(TANH, **where), of(INNER, **where), 100)
     return [
-        *[_claim(f'a bounded operator keeps more accuracy under {words} (tanh minus inner product, points)', 'a picture', '+.1f',
+        *[tested(f'a bounded operator keeps more accuracy under {words} (tanh minus inner product, points)', 'a picture', '+.1f',
             gain(a), above) for a,words in ATTACKS.items() if a!='clean'],
         masking_claim(),
-        *[_claim(f'a bounded operator needs a larger change ({words}, tanh over inner product)', 'a picture', '.2f',
+        *[tested(f'a bounded operator needs a larger change ({words}, tanh over inner product)', 'a picture', '.2f',
             lambda n=n: norm_ratio(n), larger) for n,words in (('l2', 'length'), ('linf', 'largest pixel'))],
-        _claim('it needs a larger change than the unbounded slope of sphere (length, tanh over sphere)', 'not given', '.2f',
+        tested('it needs a larger change than the unbounded slope of sphere (length, tanh over sphere)', 'not given', '.2f',
             lambda: norm_ratio('l2', TANH, 'sphere x cosine'), larger),
-        _claim('trained against FGSM it keeps more accuracy under PGD, 8/255 (tanh minus inner product, points)', 'a picture', '+.1f',
+        tested('trained against FGSM it keeps more accuracy under PGD, 8/255 (tanh minus inner product, points)', 'a picture', '+.1f',
             gain('dlr 8/255', part='fgsm training', training='fgsm'), above),
-        _claim('AVH of an image predicts how long a change it needs (Spearman, mean of the operators)', 'not given', '+.2f',
+        tested('AVH of an image predicts how long a change it needs (Spearman, mean of the operators)', 'not given', '+.2f',
             lambda: pooled('rho l2 avh'), below),
-        _claim('... better than confidence does (difference in size)', 'not given', '+.2f',
+        tested('... better than confidence does (difference in size)', 'not given', '+.2f',
             lambda: pooled('rho l2 avh', 'rho l2 confidence'), above),
-        _claim('AVH of the label climbs more slowly in a bounded network until an image crosses (per 1/255, tanh minus inner product)',
+        tested('AVH of the label climbs more slowly in a bounded network until an image crosses (per 1/255, tanh minus inner product)',
             'not given', '+.4f', lambda: paired('robust', 'avh per 1/255', of(TANH), of(INNER)), below)]
 
 STUDY = Study('robust', grid, run, ('cifar10',), claims)

@@ -11,13 +11,12 @@ import math, torch, torch.nn.functional as F
 from numbers import Real
 from torch import nn
 from torch.autograd.function import once_differentiable
-from .magnitude import ANGLES, BOUND, MAGNITUDES, decoupled_product, holding_gain, pieces
+from .magnitude import BOUND, check_operator, decoupled_product, holding_gain, pieces
 
 # %% ../../nbs/train/sphere.ipynb #b0ef412a
 def _check_decoupled(magnitude, angle, radius, gain, bias=False):
     "Raise `ValueError` that names what is wrong with the options"
-    for name,value,known in (('magnitude', magnitude, MAGNITUDES), ('angle', angle, ANGLES)):
-        if value not in known: raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    check_operator(magnitude, angle)
     def positive(v): return isinstance(v, Real) and not isinstance(v, bool) and 0<v<math.inf
     if radius not in ('learnt', 'first') and not positive(radius):
         raise ValueError(f"radius: expected 'learnt', 'first' or a number above 0, got {radius!r}")
