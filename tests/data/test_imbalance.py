@@ -1,5 +1,5 @@
 "Long-tailed draws: the published counts and indices, nested, a partition, in any order, and without a trace in the process."
-import hashlib, math, random, re, sys, types
+import hashlib, math, random, re, types
 from pathlib import Path
 import numpy as np, pyarrow.parquet as pq, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -94,13 +94,16 @@ def test_images_are_drawn_as_indices_say(labels):
     assert class_counts(turned).tolist()==CIFAR10[100][0][::-1] and set(numbers(turned, 9))>set(numbers(tail, 9))
 
 def same_as_reference(index_of, seed=0):
-    "Against a loop that shuffles a list by hand: Fisher and Yates from the end, with the generator's own integers"
-    y,sizes = numbered([40, 3, 25, 12], unknown=5).y,[17, 2, 25, 1]
-    generator,expected = np.random.RandomState(seed),[]
+    "Against a shuffle by hand (Fisher and Yates, from the end), from the 32-bit words of the generator"
+    y,sizes,expected = numbered([40, 3, 25, 12], unknown=5).y,[17, 2, 25, 1],[]
+    words = iter(np.random.RandomState(seed).randint(0, 2**32, 1000, dtype=np.uint32).tolist())
     for c,size in enumerate(sizes):
         items = [i for i,label in enumerate(y.tolist()) if label==c]
-        shuffled = generator.permutation(len(items))
-        expected += [items[j] for j in shuffled[:size]]
+        for i in range(len(items)-1, 0, -1):
+            mask = 2**i.bit_length()-1
+            j = next(w&mask for w in words if w&mask<=i) # what is too large is drawn again
+            items[i],items[j] = items[j],items[i]
+        expected += items[:size]
     assert index_of(y, sizes, seed).tolist()==expected
 
 @pytest.mark.parametrize('seed', [0, 1, 2**32-1])
@@ -216,7 +219,8 @@ BAD = {
     'one class': (lambda i: class_sizes(50, 1, 2), 'n_classes: expected a whole number from 2, got 1'),
     'fraction of an image': (lambda i: class_sizes(50.5, 3, 2), 'largest: expected a whole number from 1, got 50.5'),
     'infinitely many': (lambda i: class_sizes(math.inf, 3, 2), 'largest: expected a whole number from 1, got inf'),
-    'a class without images': (lambda i: long_tailed(i[i.y!=1], 2), 'images: expected at least one of each class, got none of class 1 (dog)'),
+    'a class without images': (lambda i: long_tailed(i[i.y!=1], 2),
+        'images: expected at least one of each class, got none of class 1 (dog)'),
     'a class without images, drawn': (lambda i: drawn(i[i.y!=2], [1]*3), 'got none of class 2 (cow)'),
     'a class without labels': (lambda i: drawn_index(i.y[i.y!=2], [1]*3), 'got none of class 2'),
     'twice': (lambda i: long_tailed(i, 2, order=[0, 1, 1]), 'order: expected each of 3 classes once, as an index or a name, got [0, 1, 1]'),
@@ -270,7 +274,7 @@ MUTANTS = {
     'each class with the same seed': ('        random.shuffle(of_class)', '        np.random.RandomState(seed).shuffle(of_class)'),
     'shuffles follow the order': ('for k,size in enumerate(sizes):', 'for k,size in sorted(enumerate(sizes), key=lambda s: -s[1]):'),
     'cut before the shuffle': ('        of_class = np.flatnonzero(y==k)', '        of_class = np.flatnonzero(y==k)[:size]'),
-    'choice of a size': ('        random.shuffle(of_class)', '        of_class = random.choice(of_class, size, replace=False)'),
+    'with replacement': ('        random.shuffle(of_class)', '        of_class = random.choice(of_class, size)'),
     'rounded': ('int(largest*f**power)', 'round(largest*f**power)'),
     'rounded up': ('int(largest*f**power)', 'math.ceil(largest*f**power)'),
     'one class too many': ('i/(c-1)', 'i/c'),
@@ -284,12 +288,33 @@ MUTANTS = {
 
 def test_the_original_holds(): whole(page)
 
-@pytest.mark.parametrize('name', MUTANTS)
-def test_mutants_are_caught(name, monkeypatch):
+def mutant(name):
+    "The module with one mistake"
     old,new = MUTANTS[name]
     source = Path(page.__file__).read_text(encoding='utf-8')
     assert source.count(old)==1, 'the mutant has nothing to change'
-    mutant = types.ModuleType('avh_nb.data.mutant'); mutant.__package__ = 'avh_nb.data'
-    monkeypatch.setitem(sys.modules, mutant.__name__, mutant)
-    exec(compile(source.replace(old, new), 'mutant', 'exec'), mutant.__dict__)
-    with pytest.raises((AssertionError, ValueError)): whole(mutant)
+    module = types.ModuleType('avh_nb.data.mutant'); module.__package__ = 'avh_nb.data'
+    exec(compile(source.replace(old, new), 'mutant', 'exec'), module.__dict__)
+    return module
+
+@pytest.mark.parametrize('name', MUTANTS)
+def test_mutants_are_caught(name):
+    module = mutant(name)
+    with pytest.raises((AssertionError, ValueError)): whole(module)
+
+def cut_off(class_sizes): assert class_sizes(5000, 10, 100)==CIFAR10[100][0]
+
+TOLD_BY = {
+    'unseeded': lambda m: nested(m.long_tailed, [40, 30, 50], 2, 7, 0),
+    "the process's generator, unseeded": lambda m: leaves_generators_alone(m.drawn_index),
+    'generator of the process': lambda m: leaves_generators_alone(m.drawn_index),
+    'cut before the shuffle': lambda m: nested(m.long_tailed, [40, 30, 50], 2, 7, 0),
+    'shuffles follow the order': lambda m: independent_of_order(m.long_tailed, [40, 30, 50], [2, 0, 1], 5, 0),
+    'rounded': lambda m: cut_off(m.class_sizes),
+}
+
+@pytest.mark.parametrize('name', TOLD_BY)
+def test_each_check_tells_its_mistake(name):
+    module = mutant(name)
+    TOLD_BY[name](page)
+    with pytest.raises(AssertionError): TOLD_BY[name](module)
