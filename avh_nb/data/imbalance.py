@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PROFILES', 'class_sizes', 'drawn_index', 'class_counts', 'drawn', 'long_tailed', 'shot_groups', 'by_shot']
 
-# %% ../../nbs/data/imbalance.ipynb #1f1df834
+# %% ../../nbs/data/imbalance.ipynb #efcd5f97
 import math
 import numpy as np, torch
 from .images import Images, check_known
 
-# %% ../../nbs/data/imbalance.ipynb #ebedc188
+# %% ../../nbs/data/imbalance.ipynb #b87ee5b0
 PROFILES = 'exponential', 'step'
 
 def _whole(value, low, high=math.inf): return low<=value<=high and math.isfinite(value) and value==int(value)
@@ -32,7 +32,7 @@ def class_sizes(
     if not sizes[-1]: raise ValueError(f"imbalance: {imbalance} leaves no image of the rarest class where the largest has {largest}")
     return sizes
 
-# %% ../../nbs/data/imbalance.ipynb #8b93aa59
+# %% ../../nbs/data/imbalance.ipynb #f6fa915b
 def _check_sizes(counts, sizes, classes):
     "Sizes as whole numbers; errors name the class"
     def name(c): return f'class {c}' + (f' ({classes[c]})' if classes else '')
@@ -61,7 +61,7 @@ def drawn_index(
         index.append(of_class[:size])
     return torch.from_numpy(np.concatenate(index)).long()
 
-# %% ../../nbs/data/imbalance.ipynb #d88b4218
+# %% ../../nbs/data/imbalance.ipynb #2207de60
 def class_counts(
     images: Images, # Those without a label do not count
 )->torch.Tensor: # int64 (C,)
@@ -79,7 +79,7 @@ def drawn(
     def part(i, what): return Images(images.x[i], images.y[i], images.classes, f'{images.name}, {len(i)} {what} (seed {seed})')
     return part(index, 'drawn'),part(left, 'left out')
 
-# %% ../../nbs/data/imbalance.ipynb #82710dae
+# %% ../../nbs/data/imbalance.ipynb #14614ac8
 def _as_order(order, classes):
     "Class indices from the most frequent class to the rarest, given as indices or names"
     if order is None: return list(range(len(classes)))
@@ -108,7 +108,7 @@ def long_tailed(
     left_out.name = f'left out of {tail.name}'
     return tail,left_out
 
-# %% ../../nbs/data/imbalance.ipynb #8dab606e
+# %% ../../nbs/data/imbalance.ipynb #211c3d33
 def _per_class(name, values):
     "Numbers, one per class"
     values = torch.as_tensor(values)
