@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'NORMALISERS', 'check_counts', 'effective_number', 'class_weights', 'sigmoid_loss', 'ClassBalancedLoss',
            'prior_bias', 'OnLogits', 'DeferredReweighting']
 
-# %% ../../nbs/loss/balanced.ipynb #e5e239bd
+# %% ../../nbs/loss/balanced.ipynb #9f1cc93e
 import math, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from numbers import Real
@@ -14,7 +14,7 @@ from torch import nn
 from ..core import FLOATS, as_tensor, check_labels, compute_dtype, traced
 from .angular import Loss
 
-# %% ../../nbs/loss/balanced.ipynb #1ff50c6e
+# %% ../../nbs/loss/balanced.ipynb #c89e2942
 def _whole(counts, name):
     "Numbers of images as float64; `ValueError` that says which of them is none"
     try: n = torch.as_tensor(as_tensor(counts, name)).double()
@@ -37,7 +37,7 @@ def check_counts(
     if n_classes is not None and len(n)!=n_classes: raise ValueError(f"counts: expected {n_classes}, one for each class, got {len(n)}")
     return n
 
-# %% ../../nbs/loss/balanced.ipynb #a6e862e3
+# %% ../../nbs/loss/balanced.ipynb #014e08f3
 def _check_beta(beta):
     if isinstance(beta, bool) or not isinstance(beta, Real) or not 0<=beta<=1:
         raise ValueError(f"beta: expected from 0 up to but not including 1, or 1 itself for the limit, got {beta!r}")
@@ -53,7 +53,7 @@ def effective_number(
     if beta==0: return torch.ones_like(n)
     return -torch.expm1(n*math.log(beta))/(1-beta)
 
-# %% ../../nbs/loss/balanced.ipynb #5ed911e8
+# %% ../../nbs/loss/balanced.ipynb #0d257de7
 def class_weights(
     counts, # Training images of each class (C,)
     beta: float, # From 0: all weights are 1, to 1: they go with 1/n
@@ -62,7 +62,7 @@ def class_weights(
     share = 1/effective_number(check_counts(counts), beta)
     return len(share)*share/share.sum()
 
-# %% ../../nbs/loss/balanced.ipynb #68b05212
+# %% ../../nbs/loss/balanced.ipynb #8945c111
 def sigmoid_loss(
     logits: torch.Tensor, # (N, C)
     y: torch.Tensor, # Labels (N,)
@@ -75,7 +75,7 @@ def sigmoid_loss(
     if gamma: loss = (gamma*F.logsigmoid(-right)).exp()*loss # no exponential that could overflow
     return loss.sum(1)
 
-# %% ../../nbs/loss/balanced.ipynb #d4a58b53
+# %% ../../nbs/loss/balanced.ipynb #0db677be
 KINDS,NORMALISERS = ('softmax', 'sigmoid', 'focal'),('samples', 'weights')
 
 def _labels(y, n, n_classes):
@@ -106,7 +106,7 @@ class ClassBalancedLoss(nn.Module):
         self.kind,self.gamma,self.normaliser = kind,float(gamma),normaliser
         self.register_buffer('class_weight', class_weights(counts, beta).float())
 
-# %% ../../nbs/loss/balanced.ipynb #a4807f4e
+# %% ../../nbs/loss/balanced.ipynb #fe9da64a
 @patch
 def sample_losses(self: ClassBalancedLoss,
     logits: torch.Tensor, # (N, C)
@@ -139,7 +139,7 @@ def extra_repr(self: ClassBalancedLoss):
     counts = self.counts if len(self.counts)<=20 else f'{min(self.counts)} to {max(self.counts)} in {len(self.counts)} classes'
     return f'counts={counts}, beta={self.beta:g}, kind={self.kind}{gamma}, normaliser={self.normaliser}' 
 
-# %% ../../nbs/loss/balanced.ipynb #1661b5c3
+# %% ../../nbs/loss/balanced.ipynb #542f0a8d
 def prior_bias(
     head: nn.Module, # A layer with a bias (C,), C at least 2
 )->list: # [head.bias]: what is to be left out of weight decay
@@ -149,7 +149,7 @@ def prior_bias(
     with torch.no_grad(): bias.fill_(-math.log(len(bias)-1))
     return [bias]
 
-# %% ../../nbs/loss/balanced.ipynb #5f54a14f
+# %% ../../nbs/loss/balanced.ipynb #7a8ef2ba
 class OnLogits(Loss):
     "A loss over features: a criterion of the logits of a head"
     def __init__(self,
@@ -168,7 +168,7 @@ class OnLogits(Loss):
     def logits(self, x): "Scores to predict by"; return self.head(x)
     def forward(self, x, y): "The loss"; return self.criterion(self.head(x), y)
 
-# %% ../../nbs/loss/balanced.ipynb #86a7b789
+# %% ../../nbs/loss/balanced.ipynb #f4874df9
 class DeferredReweighting:
     "A callback of a training: class weights are 1 up to a share of it, and class-balanced from there on (Cao et al. 2019)"
     def __init__(self,
