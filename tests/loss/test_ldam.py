@@ -67,7 +67,8 @@ def test_margins_are_the_best_split_of_two():
 
 @settings(deadline=None, max_examples=60)
 @given(kind=st.sampled_from(KINDS), n=st.integers(1, 8), d=st.integers(2, 6), k=st.integers(2, 5), seed=st.integers(0, 99),
-    largest=st.sampled_from([0., .3, .5]), scale=st.sampled_from([1., 4., 30.]), weighted=st.booleans(), smoothing=st.sampled_from([0., .1]))
+    largest=st.sampled_from([0., .3, .5]), scale=st.sampled_from([1., 4., 30.]), weighted=st.booleans(),
+    smoothing=st.sampled_from([0., .1]))
 def test_the_loss_is_that_of_the_slow_loop(kind, n, d, k, seed, largest, scale, weighted, smoothing):
     x,w,y = data(n, d, k, seed)
     counts = torch.randint(1, 900, (k,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -259,9 +260,9 @@ def test_a_training_step_compiles_into_one_graph(kind):
 def test_by_name():
     x,_,y = data(dtype=torch.float32)
     for name,kind in (('ldam', LDAM), ('avh-ldam', AngularLDAM)):
-        for options,given in (({}, {}), (dict(margin=.3, scale=8.), dict(max_margin=.3, scale=8.)), (dict(margin=0), dict(max_margin=0))):
+        for options,own in (({}, {}), (dict(margin=.3, scale=8.), dict(max_margin=.3, scale=8.)), (dict(margin=0), dict(max_margin=0))):
             torch.manual_seed(0); found = named_loss(name, 6, 4, counts=[9, 4, 2, 1], label_smoothing=.1, **options)
-            torch.manual_seed(0); made = kind([9, 4, 2, 1], 6, label_smoothing=.1, **given)
+            torch.manual_seed(0); made = kind([9, 4, 2, 1], 6, label_smoothing=.1, **own)
             assert type(found) is kind and torch.equal(found(x, y), made(x, y))
     assert isinstance(named_loss('ldam', 6, 4, counts=[1]*4), MarginLoss)
 
