@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'NORMALISERS', 'check_counts', 'effective_number', 'class_weights', 'sigmoid_loss', 'ClassBalancedLoss',
            'prior_bias', 'OnLogits', 'DeferredReweighting']
 
-# %% ../../nbs/loss/balanced.ipynb #e8a9a716
+# %% ../../nbs/loss/balanced.ipynb #ac8d0fa3
 import math, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from numbers import Real
@@ -14,7 +14,7 @@ from torch import nn
 from ..core import FLOATS, as_tensor, check_labels, compute_dtype, traced
 from .angular import Loss
 
-# %% ../../nbs/loss/balanced.ipynb #3bc08461
+# %% ../../nbs/loss/balanced.ipynb #437f101a
 def _whole(counts, name):
     "Numbers of images as float64; `ValueError` that says which of them is none"
     try: n = torch.as_tensor(as_tensor(counts, name)).double()
@@ -36,7 +36,7 @@ def check_counts(
     if n_classes is not None and len(n)!=n_classes: raise ValueError(f"counts: expected {n_classes}, one for each class, got {len(n)}")
     return n
 
-# %% ../../nbs/loss/balanced.ipynb #068b1da7
+# %% ../../nbs/loss/balanced.ipynb #dbdac3da
 def _check_beta(beta):
     if isinstance(beta, bool) or not isinstance(beta, Real) or not 0<=beta<=1:
         raise ValueError(f"beta: expected from 0 up to but not including 1, or 1 itself for the limit, got {beta!r}")
@@ -52,7 +52,7 @@ def effective_number(
     if beta==0: return torch.ones_like(n)
     return -torch.expm1(n*math.log(beta))/(1-beta)
 
-# %% ../../nbs/loss/balanced.ipynb #97d58759
+# %% ../../nbs/loss/balanced.ipynb #f5654591
 def class_weights(
     counts, # Training images of each class (C,)
     beta: float, # From 0: all weights are 1, to 1: they go with 1/n
@@ -61,7 +61,7 @@ def class_weights(
     share = 1/effective_number(check_counts(counts), beta)
     return len(share)*share/share.sum()
 
-# %% ../../nbs/loss/balanced.ipynb #87f45bda
+# %% ../../nbs/loss/balanced.ipynb #749df682
 def sigmoid_loss(
     logits: torch.Tensor, # (N, C)
     y: torch.Tensor, # Labels (N,)
@@ -69,12 +69,12 @@ def sigmoid_loss(
 )->torch.Tensor: # (N,) in float32, or float64 where the logits are
     "Sigmoid cross-entropy summed over all C classes, each times (1 - p)^gamma, where p is the probability of what is true"
     z = logits.to(compute_dtype(logits, logits))
-    right = torch.where(F.one_hot(y, z.shape[1]).bool(), z, -z) # p = sigmoid(right)
+    right = torch.where(y[:, None]==torch.arange(z.shape[1], device=z.device), z, -z) # p = sigmoid(right)
     loss = -F.logsigmoid(right)
     if gamma: loss = (gamma*F.logsigmoid(-right)).exp()*loss # no exponential that could overflow
     return loss.sum(1)
 
-# %% ../../nbs/loss/balanced.ipynb #719cdfdd
+# %% ../../nbs/loss/balanced.ipynb #3ded317d
 KINDS,NORMALISERS = ('softmax', 'sigmoid', 'focal'),('samples', 'weights')
 
 def _labels(y, n, n_classes):
@@ -105,7 +105,7 @@ class ClassBalancedLoss(nn.Module):
         self.kind,self.gamma,self.normaliser = kind,float(gamma),normaliser
         self.register_buffer('class_weight', class_weights(counts, beta).float())
 
-# %% ../../nbs/loss/balanced.ipynb #30001b55
+# %% ../../nbs/loss/balanced.ipynb #ed517dbd
 @patch
 def sample_losses(self: ClassBalancedLoss,
     logits: torch.Tensor, # (N, C)
@@ -135,9 +135,10 @@ def forward(self: ClassBalancedLoss,
 @patch
 def extra_repr(self: ClassBalancedLoss):
     gamma = f', gamma={self.gamma:g}' if self.kind=='focal' else ''
-    return f'counts={self.counts}, beta={self.beta:g}, kind={self.kind}{gamma}, normaliser={self.normaliser}' 
+    counts = self.counts if len(self.counts)<=20 else f'{min(self.counts)} to {max(self.counts)} in {len(self.counts)} classes'
+    return f'counts={counts}, beta={self.beta:g}, kind={self.kind}{gamma}, normaliser={self.normaliser}' 
 
-# %% ../../nbs/loss/balanced.ipynb #a8592092
+# %% ../../nbs/loss/balanced.ipynb #06d457ef
 def prior_bias(
     head: nn.Module, # A layer with a bias (C,), C at least 2
 )->list: # [head.bias]: what is to be left out of weight decay
@@ -147,7 +148,7 @@ def prior_bias(
     with torch.no_grad(): bias.fill_(-math.log(len(bias)-1))
     return [bias]
 
-# %% ../../nbs/loss/balanced.ipynb #b44fa9be
+# %% ../../nbs/loss/balanced.ipynb #e68c43ea
 class OnLogits(Loss):
     "A loss over features: a criterion of the logits of a head"
     def __init__(self,
@@ -166,7 +167,7 @@ class OnLogits(Loss):
     def logits(self, x): "Scores to predict by"; return self.head(x)
     def forward(self, x, y): "The loss"; return self.criterion(self.head(x), y)
 
-# %% ../../nbs/loss/balanced.ipynb #0e46542d
+# %% ../../nbs/loss/balanced.ipynb #c9bd7a8e
 class DeferredReweighting:
     "A callback of a training: class weights are 1 up to a share of it, and class-balanced from there on (Cao et al. 2019)"
     def __init__(self,
