@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['class_margins', 'LDAM', 'AngularLDAM']
 
-# %% ../../nbs/loss/ldam.ipynb #da3f4b38
+# %% ../../nbs/loss/ldam.ipynb #bf8e3722
 import math, torch, torch.nn.functional as F
 from numbers import Real
 from torch import nn
-from ..core import check_features, check_labels, check_scale, traced
+from ..core import check_features, check_labels, traced
 from .angular import AVHLoss
 from .balanced import check_counts
 from .logits import angular_logits
 from .margin import MarginLoss
 
-# %% ../../nbs/loss/ldam.ipynb #8c8f6ec9
+# %% ../../nbs/loss/ldam.ipynb #4a3ba04d
 def class_margins(
     counts, # Training samples of each class (C,), each at least 1
     max_margin: float=.5, # That of the rarest class, at least 0
@@ -26,7 +26,7 @@ def class_margins(
     n = check_counts(counts)
     return max_margin*(n.min()/n)**.25
 
-# %% ../../nbs/loss/ldam.ipynb #a6783aaa
+# %% ../../nbs/loss/ldam.ipynb #dfa9b59b
 def _for_classes(loss, margins):
     "Buffers that move with the loss; weights are there from the start, so that a state that was saved with others can be loaded"
     loss.register_buffer('margins', margins.to(loss.weight.device, torch.promote_types(loss.weight.dtype, torch.float32)))
@@ -51,7 +51,7 @@ class LDAM(MarginLoss):
         _for_classes(self, class_margins(n, max_margin))
     def of_label(self, cosine, y): return cosine-self.margins[y].to(cosine.dtype)
 
-# %% ../../nbs/loss/ldam.ipynb #ed963bbb
+# %% ../../nbs/loss/ldam.ipynb #88c86f65
 class AngularLDAM(AVHLoss):
     "The AVH loss with a margin for each class that is added to the angle to the label: s(π − A − Δ) there, s(π − A) elsewhere"
     def __init__(self,
