@@ -6,7 +6,7 @@
 __all__ = ['SAMPLING', 'TAUS', 'class_shares', 'balanced_sampler', 'retrain_head', 'rescale_head', 'tau_normalise', 'recalls',
            'choose_tau', 'NearestMean']
 
-# %% ../../nbs/train/two_stage.ipynb #719d3518
+# %% ../../nbs/train/two_stage.ipynb #b260c223
 import math
 import torch, torch.nn.functional as F
 from torch import nn
@@ -16,7 +16,7 @@ from ..core import as_tensor, check_labels, compute_dtype, exact_product
 from ..measure.head import Head, is_head
 from .training import check_whole
 
-# %% ../../nbs/train/two_stage.ipynb #08ec7ab5
+# %% ../../nbs/train/two_stage.ipynb #317d65ac
 SAMPLING = ('instance', 'square-root', 'class-balanced', 'progressive')
 
 def class_shares(
@@ -34,7 +34,7 @@ def class_shares(
     if sampling=='progressive': return (1-share)*class_shares(n, 'instance')+share*class_shares(n, 'class-balanced')
     return F.normalize((n/n.max())**dict(zip(SAMPLING, (1, .5, 0)))[sampling], p=1, dim=0)
 
-# %% ../../nbs/train/two_stage.ipynb #1d6a567c
+# %% ../../nbs/train/two_stage.ipynb #f383f0d4
 def _told(t): return f'{tuple(t.shape)} of {t.dtype}' if isinstance(t, torch.Tensor) else type(t).__name__
 
 def _all_there(y, n, n_classes): # y as int64
@@ -62,7 +62,7 @@ def balanced_sampler(
     check_whole(n=n)
     return WeightedRandomSampler(_image_weights(y, sampling, share), n, generator=torch.Generator().manual_seed(seed))
 
-# %% ../../nbs/train/two_stage.ipynb #86e45c02
+# %% ../../nbs/train/two_stage.ipynb #8bd251ce
 def _checked(x, y, n_classes): # features in float32 or float64, and labels beside them
     x,y = as_tensor(x, 'x'),as_tensor(y, 'y')
     check_whole(n_classes=n_classes)
@@ -91,7 +91,7 @@ def _linear(weight, bias=None): # made without a draw from the generator of the 
     head.load_state_dict({name: v for name,v in (('weight', weight), ('bias', bias)) if v is not None})
     return head
 
-# %% ../../nbs/train/two_stage.ipynb #126db579
+# %% ../../nbs/train/two_stage.ipynb #0dba2650
 def retrain_head(
     x: torch.Tensor, # Features (N, D), which stay as they are
     y: torch.Tensor, # Labels (N,), each class at least once
@@ -112,7 +112,7 @@ def retrain_head(
     _trained(list(head.parameters()), lambda index: head(x[index]), y, sampler, sampling, steps, lr, weight_decay)
     return head
 
-# %% ../../nbs/train/two_stage.ipynb #94f794ca
+# %% ../../nbs/train/two_stage.ipynb #1fdffed9
 def _parts(head): # class vectors and bias
     if not isinstance(head, nn.Module) or not is_head(head) or getattr(head, 'angular_scale', None) is not None:
         raise ValueError(f"head: expected a layer with logits x·w + bias, such as an nn.Linear, got {type(head).__name__}")
@@ -144,7 +144,7 @@ def rescale_head(
     factor = factor.detach()
     return _linear(factor[:, None]*h.w, None if h.bias is None else factor*h.bias)
 
-# %% ../../nbs/train/two_stage.ipynb #104e7e3d
+# %% ../../nbs/train/two_stage.ipynb #a8e8991b
 TAUS = tuple(i/10 for i in range(21))
 
 def tau_normalise(
@@ -182,7 +182,7 @@ def choose_tau(
     of_tau = [recalls(of.logits(x).argmax(1), y, len(h.w)).mean().item() for of in heads]
     return next(t for t,r in zip(taus, of_tau) if r>=max(of_tau)-1e-12) # a mean may differ in its last digit
 
-# %% ../../nbs/train/two_stage.ipynb #9afc7bdc
+# %% ../../nbs/train/two_stage.ipynb #4019341f
 class NearestMean(nn.Module):
     "Scores by how near a feature is to the mean feature of each class (nearest class mean, NCM)"
     def __init__(self,
