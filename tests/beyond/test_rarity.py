@@ -144,7 +144,7 @@ def test_what_is_recorded_is_said(write):
     assert [c.here=='not run yet' for c in rarity.rarity_claims()]==[True, True, True, True, False]
     write([rarity.of(), rarity.of(part='reversed')])
     said = rarity.rarity_summary()
-    assert said.startswith('**Rare classes are harder') and said.count('not run yet')==2
+    assert said.startswith('**Rarity makes a class harder') and said.count('not run yet')==2
 
 def holds(): return [c.holds for c in rarity.rarity_claims()]
 
@@ -169,10 +169,10 @@ def test_claims_say_what_was_found(write):
     assert {c.published for c in found}=={'not given', 'yes (Fang et al. 2021)'} and [c.rule for c in found][0]=='below 0'
 
 @pytest.mark.parametrize('changed,said', [
-    (dict(), ('**Rare classes are harder', 'agree more with people about which classes', 'agree more with people about which images')),
-    (dict(slope=.01, lift=-.2, inside=-.1), ('not harder but easier', 'agree less with people about which classes',
+    (dict(), ('**Rarity makes a class harder', 'agree more with people about which classes', 'agree more with people about which images')),
+    (dict(slope=.01, lift=-.2, inside=-.1), ('does not make a class harder by AVH but easier', 'agree less with people about which classes',
         'agree less with people about which images')),
-    (dict(slope=0, lift=0, inside=0), ('Whether rare classes are harder is open', 'which classes are hard is open',
+    (dict(slope=0, lift=0, inside=0), ('Whether rarity makes a class harder by AVH is open', 'which classes are hard is open',
         'which images of a class are hard is open'))])
 def test_one_sentence_for_each_answer(write, changed, said):
     write(**changed)
