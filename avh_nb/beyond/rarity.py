@@ -8,7 +8,7 @@ __all__ = ['BOTH', 'METHODS', 'BALANCING', 'MARGINS', 'RIGHT', 'ANSWERS', 'of', 
            'agreement_table', 'draw_agreement', 'spread', 'spread_ratio', 'spread_table', 'right_table',
            'rarity_claims', 'rarity_summary']
 
-# %% ../../nbs/beyond/rarity.ipynb #e779b430
+# %% ../../nbs/beyond/rarity.ipynb #cf740561
 import math
 import numpy as np, pandas as pd
 from functools import partial
@@ -20,7 +20,7 @@ from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
 from ..stats.within import slope_within
 
-# %% ../../nbs/beyond/rarity.ipynb #0c0c91fb
+# %% ../../nbs/beyond/rarity.ipynb #ca31be60
 def of(loss='CE', part='losses', **more):
     "Entries of a configuration of the study of long tails"
     return dict(part=part, loss=loss, **more)
@@ -49,7 +49,7 @@ def rarity_slope(
     def slope(*runs): return factor*slope_within(np.log10([by_class(m, 'count') for m in runs]), [by_class(m, name) for m in runs])
     return over_runs(slope, of(loss), of(loss, 'reversed'))
 
-# %% ../../nbs/beyond/rarity.ipynb #eb01e531
+# %% ../../nbs/beyond/rarity.ipynb #bd8b8de8
 def recorded(
     f, # Function without arguments
 ):
@@ -76,7 +76,7 @@ def slope_table()->str: # Markdown
     return interval_table({loss: [partial(rarity_slope, name, loss, factor) for name,factor in asked] for loss in BOTH}, columns,
         'per tenfold of images')
 
-# %% ../../nbs/beyond/rarity.ipynb #9deab5e8
+# %% ../../nbs/beyond/rarity.ipynb #604b9c18
 def from_equal(
     part: str, # losses or reversed
     what: str='slope', # Per tenfold; or level
@@ -93,7 +93,7 @@ def equal_table()->str: # Markdown
     rows = {words: [partial(from_equal, part, what) for what in ('slope', 'level')] for part,words in names.items()}
     return interval_table(rows, {'slope of AVH': '+.4f', 'level of AVH': '+.4f'}, 'order')
 
-# %% ../../nbs/beyond/rarity.ipynb #6b248ca3
+# %% ../../nbs/beyond/rarity.ipynb #559da0af
 def draw_rarity():
     "Class means of AVH against training images, in both orders and with equal classes; nothing where they are not recorded"
     runs = [recorded(partial(by_seed, 'longtail', **of(part=part))) or {} for part in ('losses', 'reversed', 'equal')]
@@ -114,7 +114,7 @@ def draw_rarity():
         ax.set(xscale='log', xlabel='training images of the class', ylabel='mean AVH of its test images')
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
 
-# %% ../../nbs/beyond/rarity.ipynb #3698d7b3
+# %% ../../nbs/beyond/rarity.ipynb #afe88aea
 METHODS = {'CE': of(), 'CB-CE': of('CB-CE'), 'LDAM-DRW': of('LDAM-DRW'), 'cRT': of(part='heads', head='cRT'),
     'equal classes': of(part='equal')}
 BALANCING = ('CB-CE', 'LDAM-DRW', 'cRT')
@@ -139,7 +139,7 @@ def agreement_table(
     columns = {'AVH': '.2f', 'its change from CE': '+.3f', 'confidence': '.2f', 'change from CE': '+.3f'}
     return interval_table({name: row(name) for name in METHODS}, columns, f'{part} classes')
 
-# %% ../../nbs/beyond/rarity.ipynb #57c63327
+# %% ../../nbs/beyond/rarity.ipynb #d41362de
 def draw_agreement():
     "Both parts of the agreement by method, for AVH and confidence; nothing where they are not recorded"
     def found(metric):
@@ -153,7 +153,7 @@ def draw_agreement():
                     xlabel=f'agreement {part} classes (ρ)')
         axes[0].legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
 
-# %% ../../nbs/beyond/rarity.ipynb #bc803ec2
+# %% ../../nbs/beyond/rarity.ipynb #43af890b
 MARGINS = ('CE', 'LDAM', 'LDAM-DRW', 'AVH', 'AVH-LDAM')
 
 def spread(
@@ -179,7 +179,7 @@ def spread_table()->str: # Markdown
     columns = {'spread of AVH': '.4f', 'over CE': '.2f', 'relative, over CE': '.2f', 'agreement within (ρ)': '.2f'}
     return interval_table({loss: row(loss) for loss in MARGINS}, columns, 'loss')
 
-# %% ../../nbs/beyond/rarity.ipynb #91f41789
+# %% ../../nbs/beyond/rarity.ipynb #5ec85729
 RIGHT = {'put right (%)': lambda m: m['fixed'], 'of these, AVH lower (%)': lambda m: m['fixed lower'],
     'of all, AVH lower (%)': lambda m: m['lower'], 'difference (points)': lambda m: m['fixed lower']-m['lower']}
 
@@ -188,7 +188,7 @@ def right_table()->str: # Markdown
     def percent(f): return partial(over_runs, lambda m: 100*f(m), METHODS['cRT'])
     return interval_table({'cRT': map(percent, RIGHT.values())}, {w: '+.1f' if 'points' in w else '.1f' for w in RIGHT}, 'head')
 
-# %% ../../nbs/beyond/rarity.ipynb #15c2d3fd
+# %% ../../nbs/beyond/rarity.ipynb #7fd3c014
 def rarity_claims()->list: # Of claims, open where nothing is recorded
     "What this page tests"
     def changes(part): return lambda: {m: agreement_change(m, part) for m in BALANCING}
@@ -205,7 +205,7 @@ def rarity_claims()->list: # Of claims, open where nothing is recorded
         tested('LDAM equalises AVH between classes (spread of class means over that of CE)', 'not given', '.2f',
             lambda: {'as it is': spread_ratio('LDAM'), 'relative to the mean': spread_ratio('LDAM', True)}, below(1))]
 
-# %% ../../nbs/beyond/rarity.ipynb #45d99c00
+# %% ../../nbs/beyond/rarity.ipynb #949a720b
 ANSWERS = (
     dict(yes='Rarity makes a class harder by AVH: with ten times as many training images its mean AVH changes by {}.',
         no='Rarity does not make a class harder by AVH but easier: with ten times as many training images its mean AVH changes by {}.',
