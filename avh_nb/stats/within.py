@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['agreement_parts', 'share_between', 'slope_within']
 
-# %% ../../nbs/stats/within.ipynb #fb6701af
+# %% ../../nbs/stats/within.ipynb #38b0ae65
 import numpy as np
 from scipy import stats
 from .correlation import _pair
 
-# %% ../../nbs/stats/within.ipynb #70dc8667
+# %% ../../nbs/stats/within.ipynb #28f07f64
 def _parts(score, human, y):
-    "Ranks around their mean, as class means and what is left of them: (2, N) each"
+    "Ranks around their mean, and the means of these over the class of each image: (2, N) each"
     _pair(score, y, ('score', 'y'))
     ranks = np.stack([stats.rankdata(v) for v in _pair(score, human, ('score', 'human'))])
     ranks -= (ranks.shape[1]+1)/2
     own = np.unique(np.asarray(y, float), return_inverse=True)[1]
     means = np.stack([np.bincount(own, r) for r in ranks])/np.bincount(own)
-    return means[:, own],ranks-means[:, own]
+    return ranks,means[:, own]
 
 def _cosine(a, b):
     norm = np.sqrt((a@a)*(b@b))
@@ -30,19 +30,18 @@ def agreement_parts(
     y, # (N,) the class of each image, a number
 )->dict: # between and within, each from -1 to 1 or NaN
     "Agreement of class means of the ranks, weighted by class size, and of what the ranks add to these"
-    between,within = _parts(score, human, y)
-    return dict(between=_cosine(*between), within=_cosine(*within))
+    ranks,means = _parts(score, human, y)
+    return dict(between=_cosine(*means), within=_cosine(*(ranks-means)))
 
-# %% ../../nbs/stats/within.ipynb #124f2e1f
+# %% ../../nbs/stats/within.ipynb #020bb698
 def share_between(
     score, human, y, # As of agreement_parts
 )->float: # 1: all of it; NaN where the ranks do not covary
     "The share of the covariance of the ranks that lies between classes"
     (a,b),(c,d) = _parts(score, human, y)
-    total = a@b+c@d
-    return float(a@b/total) if total else float('nan')
+    return float(c@d/(a@b)) if a@b else float('nan') # ranks are whole or halves, so that their products sum up exactly
 
-# %% ../../nbs/stats/within.ipynb #2614ca86
+# %% ../../nbs/stats/within.ipynb #b47ba0b7
 def slope_within(
     x, # (K, C) finite: of C classes under K conditions
     value, # (K, C) finite

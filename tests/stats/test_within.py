@@ -32,7 +32,7 @@ def images(draw):
     n = draw(st.integers(1, 24))
     return tuple(np.array(draw(st.lists(st.integers(0, top), min_size=n, max_size=n))) for top in (6, 3, draw(st.integers(0, 4))))
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
 @given(images())
 def test_parts_are_those_of_a_slow_loop(made):
     score,human,y = (v.tolist() for v in made)
@@ -64,6 +64,10 @@ def test_spearman_is_put_together_from_the_parts(made):
     share = [np.var([r[y==c].mean() for c in y])/np.var(r) for r in ranks]
     of_between,of_within = np.sqrt(np.prod(share)),np.sqrt(np.prod(1-np.array(share)).clip(0))
     np.testing.assert_allclose(np.nan_to_num(parts['between'])*of_between+np.nan_to_num(parts['within'])*of_within, rho, atol=1e-6)
+
+def test_no_covariance_has_no_share():
+    "Where rounding of class means would leave a rest of it"
+    assert np.isnan(share_between([0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 0, 2], [0, 0, 0, 0, 0, 1]))
 
 def test_limits():
     rng = np.random.default_rng(0)
