@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 from avh_nb.stats.correlation import spearman
-from avh_nb.stats.within import agreement_parts, share_between
+from avh_nb.stats.within import agreement_parts, share_between, slope_within
 
 def slow_ranks(v):
     "The mean place of all values that are equal"
@@ -32,7 +32,7 @@ def images(draw):
     n = draw(st.integers(1, 24))
     return tuple(np.array(draw(st.lists(st.integers(0, top), min_size=n, max_size=n))) for top in (6, 3, draw(st.integers(0, 4))))
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
 @given(images())
 def test_parts_are_those_of_a_slow_loop(made):
     score,human,y = (v.tolist() for v in made)
@@ -64,6 +64,10 @@ def test_spearman_is_put_together_from_the_parts(made):
     share = [np.var([r[y==c].mean() for c in y])/np.var(r) for r in ranks]
     of_between,of_within = np.sqrt(np.prod(share)),np.sqrt(np.prod(1-np.array(share)).clip(0))
     np.testing.assert_allclose(np.nan_to_num(parts['between'])*of_between+np.nan_to_num(parts['within'])*of_within, rho, atol=1e-6)
+
+def test_no_covariance_has_no_share():
+    "Where rounding of class means would leave a rest of it"
+    assert np.isnan(share_between([0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 0, 2], [0, 0, 0, 0, 0, 1]))
 
 def test_limits():
     rng = np.random.default_rng(0)
@@ -124,3 +128,33 @@ def test_what_a_class_knows_is_not_counted_within():
 def test_bad_input_is_named(given, says):
     for f in (agreement_parts, share_between):
         with pytest.raises(ValueError, match=says): f(*given)
+
+@settings(deadline=None)
+@given(st.integers(2, 4), st.integers(1, 6), st.integers(0, 2**31))
+def test_a_slope_with_class_effects_is_least_squares_with_a_dummy_for_each_class(k, c, seed):
+    rng = np.random.default_rng(seed)
+    x,value = rng.normal(size=(2, k, c))
+    design = np.column_stack([x.ravel(), np.tile(np.eye(c), (k, 1))])
+    np.testing.assert_allclose(slope_within(x, value), np.linalg.lstsq(design, value.ravel(), rcond=None)[0][0], rtol=1e-6, atol=1e-8)
+    levels,condition = rng.normal(size=c),rng.normal()
+    np.testing.assert_allclose(slope_within(x, value+levels), slope_within(x, value), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(slope_within(x+levels, 3*x-value), 3-slope_within(x, value), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(slope_within(x, 2*x+condition), 2, rtol=1e-6)
+
+def test_a_slope_where_identity_and_x_are_confounded():
+    "Without class effects, or with means over classes taken off instead, the sign is another"
+    x = np.array([[0., 3, 6], [1, 4, 7]])
+    value = np.array([0., 10, 20])-x
+    assert slope_within(x, value)==pytest.approx(-1) and np.polyfit(x.ravel(), value.ravel(), 1)[0]>1
+    assert slope_within(x.T, value.T)>1 # classes and conditions exchanged
+    assert slope_within([[0., 3], [1, 3]], [[0., 9], [2, -9]])==2 # a class for which x does not vary says nothing
+
+@pytest.mark.parametrize('given,says', [
+    (([[1., 2], [1, 2]], [[1., 2], [3, 4]]), 'x: expected a class for which it varies'),
+    (([[1., 2]], [[1., 2]]), 'x: expected a class for which it varies'),
+    (([1., 2], [1., 2]), r'x: expected shape \(K, C\), got \(2,\)'),
+    (([[1.], [2]], [[1.]]), r'value: expected shape \(2, 1\), as x has, got \(1, 1\)'),
+    (([[1.], [float('inf')]], [[1.], [2]]), r'x: expected finite values, got inf at \(1, 0\)'),
+    (([[1.], [2]], [[1.], [float('nan')]]), r'value: expected finite values, got nan at \(1, 0\)')])
+def test_bad_input_of_a_slope_is_named(given, says):
+    with pytest.raises(ValueError, match=says): slope_within(*given)
