@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'HEADS', 'LENGTHS', 'SHOWN', 'PLAIN', 'REMEDIES', 'PEOPLE',
            'by_frequency', 'shots', 'gain_table', 'probe', 'differences', 'gain_by_imbalance', 'draw_points',
            'draw_recall', 'config_of', 'matters', 'published_claims', 'claims', 'summary']
 
-# %% ../../nbs/beyond/longtail.ipynb #e6a61269
+# %% ../../nbs/beyond/longtail.ipynb #a7cd3947
 import numpy as np, pandas as pd
 from .longtail_published import RERUNS, errors, gains, not_tested, published_points
 from .networks import NEEDS, by_seed, common_seeds, paired, people_study
@@ -20,7 +20,7 @@ from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/longtail.ipynb #21eb997b
+# %% ../../nbs/beyond/longtail.ipynb #b7a9eef8
 LOSSES = ('CE', 'CB-CE', 'CB-CE by weights', 'sigmoid', 'CB-sigmoid', 'CB-focal', 'LDAM', 'CE-DRW', 'LDAM-DRW', 'AVH', 'AVH-LDAM')
 HEADS = {'joint': 'joint', 'cRT': 'cRT', 'LWS': 'LWS', 'tau': 'τ, chosen', 'tau 1': 'τ = 1, no bias', 'NCM': 'NCM',
     'NCM by cosine': 'NCM by cosine'} # As they are called in tables
@@ -40,7 +40,7 @@ def recorded(
     try: return by_seed('longtail', **entries)
     except LookupError: return {}
 
-# %% ../../nbs/beyond/longtail.ipynb #0b302c45
+# %% ../../nbs/beyond/longtail.ipynb #61df3b0b
 def by_frequency(
     metrics: dict, # Of a run, with recall and number of training images of each class
 )->list: # Recalls in percent
@@ -71,7 +71,7 @@ def gain_table(
     columns = ['accuracy', 'head', 'middle', 'tail', minus, 'seeds']
     return markdown_table(pd.DataFrame({name: row(e) for name,e in rows.items()}, index=columns).T.rename_axis('%, points'))
 
-# %% ../../nbs/beyond/longtail.ipynb #1424a4aa
+# %% ../../nbs/beyond/longtail.ipynb #2899d566
 def probe(
     loss: str, # CE or CB-CE
 )->dict: # Entries of its configuration
@@ -98,7 +98,7 @@ def gain_by_imbalance()->Interval:
     runs = [by_seed('longtail', **of(n, part=part)) for part in ('losses', 'mild') for n in ('CB-CE', 'CE')]
     return mean_interval([100*sum(sign*r[s]['accuracy'] for sign,r in zip((1, -1, -1, 1), runs)) for s in common_seeds(*runs)])
 
-# %% ../../nbs/beyond/longtail.ipynb #bf019e81
+# %% ../../nbs/beyond/longtail.ipynb #3189f4fa
 SHOWN = {'CE': ('cross-entropy', 'black', 'o', '-'), 'CB-CE': ('CB-CE', 1, 's', '--'), 'LDAM-DRW': ('LDAM-DRW', 0, '^', '-.'),
     'cRT': ('cRT', 3, 'D', ':')}
 register({f'tail {n}': dict(label=l, color=c, marker=m, ls=ls) for n,(l,c,m,ls) in SHOWN.items()})
@@ -135,7 +135,7 @@ def draw_recall():
         ax.set(xlabel='class, number of training images', ylabel='recall (%)', ylim=(0, 100))
         ax.legend(loc='lower left')
 
-# %% ../../nbs/beyond/longtail.ipynb #873c4c1f
+# %% ../../nbs/beyond/longtail.ipynb #758ac1dc
 def config_of(name, **where):
     "The whole configuration that these entries stand for, from the grid"
     return next(c for c,_ in grid() if of(name, **where).items()<=c.items())
@@ -144,7 +144,7 @@ PLAIN = config_of('CE')
 REMEDIES = {**{n: config_of(n) for n in ('CB-CE', 'LDAM-DRW', 'cRT')}, 'equal': config_of('CE', part='equal')}
 PEOPLE = people_study('longtail', PLAIN, REMEDIES)
 
-# %% ../../nbs/beyond/longtail.ipynb #6811032c
+# %% ../../nbs/beyond/longtail.ipynb #70ccfbd4
 def matters(
     i: Interval, # Of a difference in points
     small: float=1., # Points
@@ -181,15 +181,15 @@ def published_claims()->list: # Of claims
         tested('training without weights gives the better features (head trained on left-out images, CE minus CB-CE, points)',
             'a figure', '+.1f', lambda: paired('longtail', 'accuracy', probe('CE'), probe('CB-CE'), 100))]
 
-# %% ../../nbs/beyond/longtail.ipynb #d912f03b
+# %% ../../nbs/beyond/longtail.ipynb #9114274f
 def claims():
     "What this page tests, what is asked under rarity, and what cannot be tested here"
     return [*published_claims(), *rarity_claims(), *not_tested()]
 
 STUDY = Study('longtail', grid, run, NEEDS, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/longtail.ipynb #0ef722a7
-DOES = dict(yes='helps', no='does not help', open='does not clearly help', mixed='helps against one of two, or at one of two lengths')
+# %% ../../nbs/beyond/longtail.ipynb #7d0bf294
+DOES = dict(yes='helps', no='does not help', open='does not clearly help', mixed='helps only in part')
 
 def summary():
     "The answer in a few sentences"

@@ -83,7 +83,7 @@ def test_both_lengths_have_to_bear_a_claim_out(write):
     write(lambda c, s: -4*(c['part']=='published' and c['loss']=='CB-CE'), keep=lambda c, s: True)
     found = judged()
     assert found['weights'].holds=='mixed' and found['cRT'].here.startswith('+')
-    assert 'at one of two lengths' in longtail.summary()
+    assert 'helps only in part' in longtail.summary()
 
 def test_one_long_seed_is_not_counted(write):
     write(keep=lambda c, s: c['part']!='published' or s==0)
