@@ -9,6 +9,8 @@ __all__ = ['NEIGHBOURS', 'FAMILY', 'SoftmaxLoss', 'neighbour', 'named_loss']
 import torch.nn.functional as F
 from torch import nn
 from .angular import AVHLoss, Loss
+from .balanced import check_counts
+from .ldam import AngularLDAM, LDAM
 from .margin import ArcFace, CosFace, MarginLoss, MarginSoftmax, SphereFacePlus
 
 # %% ../../nbs/loss/family.ipynb #0263e6ca
@@ -55,18 +57,26 @@ def _with_margin(kind, usual, **fixed):
         return kind(d, c, usual if margin is None else margin, label_smoothing=label_smoothing, **fixed)
     return made
 
+def _by_counts(name, kind):
+    def made(d, c, counts=None, margin=None, scale=None, label_smoothing=0., **_):
+        if counts is None: raise ValueError(f"counts: expected the training samples of each class, {name} has its margins from them")
+        given = {k: v for k,v in dict(max_margin=margin, scale=scale).items() if v is not None}
+        return kind(check_counts(counts, c), d, label_smoothing=label_smoothing, **given)
+    return made
+
 FAMILY = {
     'softmax': lambda d, c, label_smoothing=0., **_: SoftmaxLoss(d, c, label_smoothing),
     'avh': lambda d, c, scale=None, label_smoothing=0., **_: AVHLoss(d, c, scale, label_smoothing=label_smoothing),
     **{name: _of_family(name) for name in NEIGHBOURS},
     'asoftmax': _with_margin(MarginSoftmax, 4), 'lsoftmax': _with_margin(MarginSoftmax, 2, normalise=False),
-    'sphereface+': _with_margin(SphereFacePlus, 4)}
+    'sphereface+': _with_margin(SphereFacePlus, 4),
+    'ldam': _by_counts('ldam', LDAM), 'avh-ldam': _by_counts('avh-ldam', AngularLDAM)}
 
 def named_loss(
     name: str, # A key of FAMILY
     in_features: int,  # D
     out_features: int, # C
-    **options, # scale, margin and label_smoothing; a loss without a place for one leaves it alone
+    **options, # scale, margin, label_smoothing, and counts of training samples; a loss without a place for one leaves it alone
 )->Loss:
     "A loss of the family by its name"
     if name not in FAMILY: raise ValueError(f"name: expected one of {', '.join(FAMILY)}, got {name!r}")

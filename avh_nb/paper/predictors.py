@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from ..core import all_or_nothing, results_folder, work_folder
 from ..curate.probe import ridge_loo
-from ..data.images import mirror
+from ..data.images import mirror, shift
 from ..measure.head import Head
 from .conditions import HARD, NATIVE, asked, seen
 from .families import NEEDS, ONE_CYCLE, run_name
@@ -57,10 +57,7 @@ LONGER = 20 # passes
 
 def shifted(x, generator):
     "Images mirrored at random, and shifted by up to four pixels"
-    x = F.pad(mirror(x, generator).float(), (4,)*4, mode='reflect').to(x.dtype)
-    n,c,side = len(x),x.shape[1],x.shape[2]-8
-    rows,columns = torch.randint(9, (2, n, 1), generator=generator)+torch.arange(side)
-    return x[torch.arange(n)[:, None, None, None], torch.arange(c)[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+    return shift(mirror(x, generator), generator, mode='reflect')
 
 KEPT = ('confidence', 'avh', 'angular_gap', 'logit_margin')
 

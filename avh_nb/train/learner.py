@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'step_schedule', 'told', 'Learner']
 
 # %% ../../nbs/train/learner.ipynb #6c75151d
-import re, time
+import math, re, time
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from functools import partial
@@ -16,15 +16,18 @@ from ..data.images import Images, Normalise, fingerprint
 from .training import Training, check_whole, one_cycle
 
 # %% ../../nbs/train/learner.ipynb #ea8d636f
-SCHEDULES = ('cycle', 'steps')
+SCHEDULES = dict(cycle=None, # or the least share of the training to warm up, a factor, and the shares after which it is applied
+    steps=(0, .1, (1/3, 2/3)), late=(1/40, .01, (.8, .9)))
 
 def step_schedule(
     step: int, # From 0
-    per_epoch: int, # Steps per epoch
+    warm: int, # Steps to warm up
     total: int, # Steps of the whole training
+    factor: float=.1, # On the rate, after each drop
+    drops: tuple=(1/3, 2/3), # Shares of the training
 )->float: # Share of the peak, above 0 to 1
-    "Linear warm-up in the first epoch, then the peak, divided by 10 after each third"
-    return min(1, (step+1)/per_epoch)*.1**(3*step//total)
+    "Linear warm-up, then the peak, multiplied by a factor at each drop"
+    return min(1, (step+1)/warm)*factor**sum(step>=math.ceil(round(d*total, 6)) for d in drops)
 
 # %% ../../nbs/train/learner.ipynb #8260870c
 def told(f):
@@ -39,7 +42,7 @@ class Learner(Training):
         train: Images, # With a label for each
         epochs: int, # Passes over the images
         lr: float=0.1, # Peak of the schedule
-        schedule: str='cycle', # 'cycle': up and down once; 'steps': divided by 10 after each third
+        schedule: str='cycle', # 'cycle': up and down once; 'steps': divided by 10 after each third; 'late': by 100 at 80 % and at 90 %
         weight_decay: float=5e-4, # Of SGD
         batch_size: int=256, # At most as many as there are images
         label_smoothing: float=0., # From 0 to 1
@@ -47,24 +50,29 @@ class Learner(Training):
         seed: int=0, # Of the order of images, of augmentation and dropout; the model is made, and seeded, by the caller
         loss=None, # Function (features, labels) -> number, such as a Loss over `model.head.weight`; None: cross-entropy on the logits
         regulariser=None, # Function () -> number that is added to the loss of each batch
-        callbacks: tuple=(), # Objects with after_epoch(learner), and perhaps before_fit(learner)
+        callbacks: tuple=(), # Objects with after_epoch(learner), before_fit(learner) or anneal(share)
         checkpoint=None, # File to save to after each epoch and to resume from if it exists
         mixed_precision: str='no', # 'bf16' trains about 1.6 times faster on recent processors
         device: str='cpu', # 'cpu' or 'cuda'
         progress: bool=True, # Show a progress bar?
+        steps: int=None, # Batches of an epoch, at most those of the images; None: as many
+        no_decay: tuple=(), # Parameters that weight decay leaves alone, such as those of prior_bias
+        nesterov: bool=True, # Kind of momentum
     ):
         check_whole(epochs=epochs, batch_size=batch_size)
         if schedule not in SCHEDULES: raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
         if len(train)<batch_size: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
         self._check(model, train)
+        most = len(train)//batch_size # the last, incomplete batch is left out: its images are others every epoch
+        if steps is not None and not 1<=steps<=most: raise ValueError(f"steps: expected from 1 to {most}, got {steps!r}")
         self.train,self.batch_size,self.augment,self.label_smoothing,self.callbacks = train,batch_size,augment,label_smoothing,callbacks
         self.loss,self.regulariser,self.normalise = loss,regulariser,Normalise(train)
         identity = dict(epochs=epochs, lr=lr, schedule=schedule, weight_decay=weight_decay, batch_size=batch_size,
             label_smoothing=label_smoothing, augment=getattr(augment, '__name__', None), seed=seed, images=len(train),
-            loss=told(loss), regulariser=told(regulariser))
-        # the last, incomplete batch is left out: its images are others every epoch
-        super().__init__(epochs, len(train)//batch_size, seed, identity, checkpoint=checkpoint, progress=progress)
-        self._prepare(model, lr, schedule, weight_decay, mixed_precision, device)
+            loss=told(loss), regulariser=told(regulariser), **({} if steps is None else dict(steps=steps)),
+            **({} if nesterov else dict(nesterov=False)), **(dict(no_decay=len(no_decay)) if no_decay else {}))
+        super().__init__(epochs, steps or most, seed, identity, checkpoint=checkpoint, progress=progress)
+        self._prepare(model, lr, schedule, weight_decay, mixed_precision, device, no_decay, nesterov)
 
 # %% ../../nbs/train/learner.ipynb #970fa578
 @patch
@@ -77,16 +85,22 @@ def _check(self: Learner, model, train):
         raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
 
 @patch
-def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device):
+def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device, no_decay, nesterov):
     "Place the model, and make optimizer and schedule"
     AcceleratorState._reset_state(reset_partial_state=True) # Accelerate keeps one state per process; every learner has its own
     self.accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device=='cpu')
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=weight_decay, nesterov=True)
+    spared = set(map(id, no_decay))
+    decayed,left = ([p for p in model.parameters() if (id(p) in spared)==which] for which in (False, True))
+    groups = [dict(params=decayed), *([dict(params=left, weight_decay=0.)] if left else [])]
+    optimizer = torch.optim.SGD(groups, lr, momentum=.9, weight_decay=weight_decay, nesterov=nesterov)
     self.model,self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+    for part in (self.loss, *self.callbacks):
+        if isinstance(part, torch.nn.Module): part.to(self.device)
     total = self.rounds*self.steps
     if schedule=='cycle': self.scheduler = one_cycle(optimizer, lr, total)
     else:
-        share = partial(step_schedule, per_epoch=self.steps, total=total)
+        least,factor,drops = SCHEDULES[schedule]
+        share = partial(step_schedule, warm=max(self.steps, round(least*total)), total=total, factor=factor, drops=drops)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 @patch(as_prop=True)
@@ -124,7 +138,7 @@ def _floats(self: Learner, x): return self.normalise(x.to(self.device)).contiguo
 # %% ../../nbs/train/learner.ipynb #bf0604cb
 @patch
 def batch_loss(self: Learner, x, y):
-    "Loss and logits of a batch; a loss that changes in the course of the training has `anneal`, which is given the share that is done"
+    "Loss and logits of a batch; a loss or a callback that changes in the course of the training has `anneal`, which is given the share that is done before each batch"
     if self.loss is None:
         with self.accelerator.autocast(): logits = self.model(x).float()
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing),logits
@@ -140,7 +154,8 @@ def updates(self: Learner, generator):
     self.model.train()
     for step,index in enumerate(order.split(self.batch_size)):
         x,y = self.batch(index, generator)
-        if hasattr(self.loss, 'anneal'): self.loss.anneal((self.epoch+step/self.steps)/self.rounds)
+        for part in (self.loss, *self.callbacks):
+            if hasattr(part, 'anneal'): part.anneal((self.epoch+step/self.steps)/self.rounds)
         loss,logits = self.batch_loss(x, y)
         if self.regulariser is not None: loss = loss+self.regulariser()
         self.accelerator.backward(loss)
@@ -164,7 +179,8 @@ def begin(self: Learner):
 @patch
 def after_round(self: Learner):
     "Tell the callbacks that an epoch is over"
-    for callback in self.callbacks: callback.after_epoch(self)
+    for callback in self.callbacks:
+        if hasattr(callback, 'after_epoch'): callback.after_epoch(self)
 
 @patch
 @torch.no_grad()

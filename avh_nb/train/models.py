@@ -96,9 +96,10 @@ def resnet(
     width: float=1., # Factor on all numbers of channels
     blocks: tuple=(1,1,1), # Residual blocks of each stage
     layer=conv_bn, # Function that makes all layers
+    channels: tuple=(16,64,128), # Of each stage at width 1
 )->Classifier:
     "ResNet at CIFAR scale: stages of residual blocks, then the mean over the image"
-    c = [int(width*n) for n in (16, 64, 128)]
+    c = [int(width*n) for n in channels]
     layers,n_in = [layer(3, c[0])],c[0]
     for stage,(n,depth) in enumerate(zip(c, blocks)):
         layers += [ResidualBlock(n_in if i==0 else n, n, 2 if stage and i==0 else 1, layer) for i in range(depth)]
