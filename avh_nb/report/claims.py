@@ -112,6 +112,7 @@ STUDIES = {
     'energy': 'avh_nb.beyond.energy',
     'decoupled': 'avh_nb.beyond.decoupled',
     'robust': 'avh_nb.beyond.robust',
+    'longtail': 'avh_nb.beyond.longtail',
     'bench': 'avh_nb.tool.bench',
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
@@ -120,7 +121,7 @@ TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='Whe
     selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
     energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart',
-    robust='Under attack', bench='Benchmarks')
+    robust='Under attack', longtail='Long tails, tested', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry
