@@ -154,7 +154,7 @@ def draw_agreement():
         axes[0].legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
 
 # %% ../../nbs/beyond/rarity.ipynb #43af890b
-MARGINS = ('CE', 'LDAM', 'LDAM-DRW', 'AVH', 'AVH-LDAM')
+MARGINS = ('CE', 'LDAM', 'LDAM-DRW', 'AVH', 'AVH-LDAM', 'AVH, s = 30', 'AVH-LDAM, s = 30')
 
 def spread(
     metrics: dict, # Of one record
