@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['REPAIRED', 'LENGTHS', 'SHOWN', 'PLAIN', 'REMEDIES', 'PEOPLE', 'STUDY', 'DOES', 'of', 'recorded', 'by_frequency',
            'shots', 'gain_table', 'probe', 'differences', 'gain_by_imbalance', 'draw_points', 'draw_recall',
-           'config_of', 'matters', 'published_claims', 'claims', 'summary']
+           'config_of', 'matters', 'published_claims', 'people_claim', 'claims', 'summary']
 
 # %% ../../nbs/beyond/longtail.ipynb #a65fdef5
 import numpy as np, pandas as pd
 from .longtail_published import RERUNS, errors, gains, not_tested, published_points
-from .networks import NEEDS, by_seed, common_seeds, paired, people_study
+from .networks import NEEDS, by_seed, common_seeds, paired, people_recorded, people_study
 from .rarity import rarity_claims
 from .tail_networks import LOSSES, grid, run
 from ..data.sets import CIFAR10
-from ..report.claims import Study, tested
+from ..report.claims import Claim, Study, tested
 from ..report.plots import figure, plot_intervals, register, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
@@ -185,9 +185,17 @@ def published_claims()->list: # Of claims
             'a figure', '+.1f', lambda: paired('longtail', 'accuracy', probe('CE'), probe('CB-CE'), 100))]
 
 # %% ../../nbs/beyond/longtail.ipynb #75ab6246
+def people_claim():
+    "Whether remedies change who is hard; open before it is recorded"
+    who,text = people_recorded('longtail'),'a remedy changes who is hard (agreement with networks of CE over ceiling)'
+    if not set(who)>={*REMEDIES}: return Claim(text, 'not given', 'not run yet', 'open', '–')
+    of_remedy = {n: w for n,w in who.items() if n!='equal'}
+    told = '; '.join(f'{n} {w.ratio:.2f}' for n,w in of_remedy.items())
+    return Claim(text, 'not given', told, Verdict.together([w.verdict() for w in of_remedy.values()]))
+
 def claims():
     "What this page tests, what is asked under rarity, and what cannot be tested here"
-    return [*published_claims(), *rarity_claims(), *not_tested()]
+    return [*published_claims(), *rarity_claims(), people_claim(), *not_tested()]
 
 STUDY = Study('longtail', grid, run, NEEDS, claims, then=(PEOPLE,))
 
