@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'METHODS', 'three_sets', 'trained', 'repaired', 'by_class', 'one_draw', 'percent', 'rarity_slope', 'table',
            'summary', 'draw_methods']
 
-# %% ../../nbs/beyond/tail_digits.ipynb #8e1e60df
+# %% ../../nbs/beyond/tail_digits.ipynb #17a32fa7
 import numpy as np, pandas as pd, torch
 from accelerate.utils import set_seed
 from torch import nn
@@ -24,7 +24,7 @@ from ..train.learner import Learner
 from ..train.models import small_cnn
 from ..train.two_stage import NearestMean, choose_tau, recalls, retrain_head, tau_normalise
 
-# %% ../../nbs/beyond/tail_digits.ipynb #e0da8145
+# %% ../../nbs/beyond/tail_digits.ipynb #2c6a01da
 def three_sets(
     images: Images, imbalance: float=30, # To draw from; the largest class over the rarest
     seed: int=0, order: list=None, # Of the long tail, as of long_tailed
@@ -34,7 +34,7 @@ def three_sets(
     choice,others = drawn(others, [20]*len(images.classes))
     return long_tailed(others, imbalance, seed, order)[0],choice,test
 
-# %% ../../nbs/beyond/tail_digits.ipynb #e9ed407f
+# %% ../../nbs/beyond/tail_digits.ipynb #3fd95023
 LOSSES = 'CE', 'CB-CE', 'CE-DRW', 'LDAM-DRW'
 
 def trained(
@@ -50,7 +50,7 @@ def trained(
     return Learner(model, tail, epochs, lr=.1, batch_size=32, seed=seed, loss=loss, progress=False,
         callbacks=[DeferredReweighting(loss, counts)] if late else []).fit()
 
-# %% ../../nbs/beyond/tail_digits.ipynb #eb6d5186
+# %% ../../nbs/beyond/tail_digits.ipynb #1ae38383
 def repaired(
     learner: Learner, choice: Images, seed: int=0, # After its training; to choose τ by; of the new head
 )->dict: # Name to a module from features to scores
@@ -60,7 +60,7 @@ def repaired(
     return {'cRT': retrain_head(x, y, len(head.weight), steps=200, batch_size=128, seed=seed), 'τ': tau_normalise(head, tau),
         'NCM': NearestMean(x, y, len(head.weight))}
 
-# %% ../../nbs/beyond/tail_digits.ipynb #1d5266a4
+# %% ../../nbs/beyond/tail_digits.ipynb #d5ed84b8
 @torch.no_grad()
 def by_class(
     head: nn.Module, # The loss of a training, or a head
@@ -84,7 +84,7 @@ def one_draw(
     of = {m: learners.get(m, learners['CE']) for m in heads}
     return {m: by_class(heads[m], l.features(test), test.y) | dict(count=class_counts(l.train).numpy()) for m,l in of.items()}
 
-# %% ../../nbs/beyond/tail_digits.ipynb #c765b58a
+# %% ../../nbs/beyond/tail_digits.ipynb #99de3442
 METHODS = *LOSSES, 'cRT', 'τ', 'NCM'
 
 def percent(runs, m, rarest=None, minus=None):
@@ -115,7 +115,7 @@ def summary(runs: list)->str: # As above; Markdown
         f'The AVH of a digit {how} with the number of its training images ({slope:+.3f} per tenfold).** Not seen: whether this holds for '
         'other images or larger networks. This is a toy, from which no claim is made; the study at scale is [long tails](longtail.ipynb).')
 
-# %% ../../nbs/beyond/tail_digits.ipynb #86ec6ed3
+# %% ../../nbs/beyond/tail_digits.ipynb #650e03cd
 def draw_methods(runs: list): # Of one_draw
     "Recall by class for losses and for heads, and AVH against the number of training images in both orders"
     mean = {m: {k: np.mean([r[m][k] for r in runs], 0) for k in runs[0][m]} for m in runs[0]}
@@ -131,5 +131,7 @@ def draw_methods(runs: list): # Of one_draw
         for of,fill,label in zip(both, (PALETTE[0], 'white'), ('0 most frequent', '9 most frequent')):
             axes[2].scatter(of['count'], of['avh'], 30, fill, edgecolors=PALETTE[0], label=label, zorder=2)
         axes[2].set(xscale='log', xlabel='training images of the digit', ylabel='mean AVH of its test images')
+        axes[2].set_xticks([3, 10, 30, 100], [3, 10, 30, 100])
+        axes[2].locator_params(axis='y', nbins=5)
         axes[2].legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2, handletextpad=.1, columnspacing=.8)
         return axes
