@@ -40,7 +40,7 @@ def test_losses_are_those_of_the_study(name, images):
     model.head.load_state_dict(ours.bare_model.head.state_dict())
     x,y = torch.randn(30, 32, generator=torch.Generator().manual_seed(1)).relu(),tail.y[-30:]
     for share in (0, 1):
-        for l,callbacks in ((loss, later), (ours.loss, ours.callbacks)):
+        for callbacks in (later, ours.callbacks):
             for c in callbacks: c.anneal(share)
         torch.testing.assert_close(ours.loss(x, y), loss(x, y))
     assert len(ours.callbacks)==len(later) and ours.loss.weight is ours.bare_model.head.weight
