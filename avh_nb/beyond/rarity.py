@@ -111,7 +111,9 @@ def draw_rarity():
             ax.scatter(10**x[i], y[i], 30, fill, edgecolors=PALETTE[0], label=label, zorder=2)
         if set(seeds)&set(runs[2]): ax.scatter(mean(2, 'count'), mean(2, 'avh'), 30, 'black', 'x', lw=1, label='equal classes', zorder=2)
         ax.plot(10**ends, y.mean()+slope_within(x, y)*(ends-x.mean()), color='black', lw=2.5, label='slope', zorder=0)
-        ax.set(xscale='log', xlabel='training images of the class', ylabel='mean AVH of its test images')
+        ax.set_xscale('log')
+        ax.set_xticks([50, 200, 1000, 5000], ['50', '200', '1,000', '5,000']); ax.minorticks_off()
+        ax.set(xlabel='training images of the class', ylabel='mean AVH of its test images')
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
 
 # %% ../../nbs/beyond/rarity.ipynb #afe88aea
@@ -154,7 +156,7 @@ def draw_agreement():
         axes[0].legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
 
 # %% ../../nbs/beyond/rarity.ipynb #43af890b
-MARGINS = ('CE', 'LDAM', 'LDAM-DRW', 'AVH', 'AVH-LDAM')
+MARGINS = ('CE', 'LDAM', 'LDAM-DRW', 'AVH', 'AVH-LDAM', 'AVH, s = 30', 'AVH-LDAM, s = 30')
 
 def spread(
     metrics: dict, # Of one record
@@ -221,4 +223,5 @@ def rarity_summary()->str: # Markdown
     found = rarity_claims()[:len(ANSWERS)]
     if all(c.here=='not run yet' for c in found): return '**Not run yet:** the networks are not trained, and nothing is known.'
     first,*rest = [words[c.holds].format(c.here) for c,words in zip(found, ANSWERS)]
-    return f"**{first}** {' '.join(rest)}"
+    mean = recorded(lambda: over_runs(lambda m: m['avh'], of()).mean)
+    return f"**{first}** {f'(The mean of all classes is {mean:.3f}.) ' if mean else ''}{' '.join(rest)}"

@@ -94,7 +94,8 @@ def train_tail(
     model = (network or NETWORKS[config['network']])(len(train.classes))
     loss,callbacks,spared = loss_of(config['loss'], model.head, class_counts(train))
     as_published = dict(lr=.1, schedule='late', weight_decay=2e-4, batch_size=BATCH, steps=BATCHES, nesterov=False,
-        augment=mirrored_and_shifted, mixed_precision='bf16', checkpoint=run_folder('longtail-features', config, seed)/'checkpoint.safetensors')
+        augment=mirrored_and_shifted, mixed_precision='bf16',
+        checkpoint=run_folder('longtail-features', config, seed)/'checkpoint.safetensors')
     learner = Learner(model, train, config['epochs'], seed=seed, loss=loss, callbacks=callbacks, no_decay=spared, device=device,
         **{**as_published, **options})
     return learner.fit(),left

@@ -29,11 +29,11 @@ def step_schedule(
     "Linear warm-up, then the peak, multiplied by a factor at each drop"
     return min(1, (step+1)/warm)*factor**sum(step>=math.ceil(round(d*total, 6)) for d in drops)
 
-# %% ../../nbs/train/learner.ipynb #8260870c
 def told(f):
     "A loss or a regulariser in words that are the same in another process"
     return None if f is None else re.sub(' at 0x[0-9a-f]+', '', repr(f))
 
+# %% ../../nbs/train/learner.ipynb #8260870c
 class Learner(Training):
     "Trains a classifier on images in memory: SGD with momentum, a schedule of the learning rate, callbacks after each epoch"
     word = 'epoch'
@@ -61,28 +61,29 @@ class Learner(Training):
     ):
         check_whole(epochs=epochs, batch_size=batch_size)
         if schedule not in SCHEDULES: raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        if len(train)<batch_size: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
-        self._check(model, train)
-        most = len(train)//batch_size # the last, incomplete batch is left out: its images are others every epoch
-        if steps is not None and not 1<=steps<=most: raise ValueError(f"steps: expected from 1 to {most}, got {steps!r}")
+        batches = self._check(model, train, batch_size, steps)
         self.train,self.batch_size,self.augment,self.label_smoothing,self.callbacks = train,batch_size,augment,label_smoothing,callbacks
         self.loss,self.regulariser,self.normalise = loss,regulariser,Normalise(train)
         identity = dict(epochs=epochs, lr=lr, schedule=schedule, weight_decay=weight_decay, batch_size=batch_size,
             label_smoothing=label_smoothing, augment=getattr(augment, '__name__', None), seed=seed, images=len(train),
-            loss=told(loss), regulariser=told(regulariser), **({} if steps is None else dict(steps=steps)),
+            loss=told(loss), regulariser=told(regulariser), **({} if steps is None else dict(steps=steps)), # as in older checkpoints
             **({} if nesterov else dict(nesterov=False)), **(dict(no_decay=len(no_decay)) if no_decay else {}))
-        super().__init__(epochs, steps or most, seed, identity, checkpoint=checkpoint, progress=progress)
+        super().__init__(epochs, batches, seed, identity, checkpoint=checkpoint, progress=progress)
         self._prepare(model, lr, schedule, weight_decay, mixed_precision, device, no_decay, nesterov)
 
 # %% ../../nbs/train/learner.ipynb #970fa578
 @patch
-def _check(self: Learner, model, train):
-    "Raise `ValueError` unless every image has a label that the head knows"
+def _check(self: Learner, model, train, batch_size, steps)->int:
+    "Batches of an epoch; `ValueError` unless there is one, and every image has a label that the head knows"
+    most = len(train)//batch_size # the last, incomplete batch is left out: its images are others every epoch
+    if not most: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
+    if steps is not None and not 1<=steps<=most: raise ValueError(f"steps: expected from 1 to {most}, got {steps!r}")
     n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
     off = ((train.y<0) | (train.y>=n)).nonzero()
     if len(off):
         i = off[0].item()
         raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
+    return steps or most
 
 @patch
 def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device, no_decay, nesterov):
@@ -103,6 +104,7 @@ def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, 
         share = partial(step_schedule, warm=max(self.steps, round(least*total)), total=total, factor=factor, drops=drops)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
+# %% ../../nbs/train/learner.ipynb #389b4742
 @patch(as_prop=True)
 def device(self: Learner):
     "Where the model is"
@@ -138,7 +140,7 @@ def _floats(self: Learner, x): return self.normalise(x.to(self.device)).contiguo
 # %% ../../nbs/train/learner.ipynb #bf0604cb
 @patch
 def batch_loss(self: Learner, x, y):
-    "Loss and logits of a batch; a loss or a callback that changes in the course of the training has `anneal`, which is given the share that is done before each batch"
+    "Loss and logits of a batch"
     if self.loss is None:
         with self.accelerator.autocast(): logits = self.model(x).float()
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing),logits

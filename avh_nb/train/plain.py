@@ -66,7 +66,9 @@ class SubsampleAndPad(nn.Module):
     ):
         super().__init__()
         self.more,self.stride = more,stride
-    def forward(self, x): "Maps to maps"; return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.more//2, self.more-self.more//2))
+    def forward(self, x):
+        "Maps to maps"
+        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.more//2, self.more-self.more//2))
 
 def _shortcut_or_conv(n_in, n_out, stride=1, kernel=3, activation=True):
     return conv_bn(n_in, n_out, stride, kernel, activation) if kernel>1 else SubsampleAndPad(n_out-n_in, stride)
