@@ -111,9 +111,8 @@ def draw_rarity():
             ax.scatter(10**x[i], y[i], 30, fill, edgecolors=PALETTE[0], label=label, zorder=2)
         if set(seeds)&set(runs[2]): ax.scatter(mean(2, 'count'), mean(2, 'avh'), 30, 'black', 'x', lw=1, label='equal classes', zorder=2)
         ax.plot(10**ends, y.mean()+slope_within(x, y)*(ends-x.mean()), color='black', lw=2.5, label='slope', zorder=0)
-        ax.set_xscale('log')
+        ax.set(xscale='log', xlabel='training images of the class', ylabel='mean AVH of its test images')
         ax.set_xticks([50, 200, 1000, 5000], ['50', '200', '1,000', '5,000']); ax.minorticks_off()
-        ax.set(xlabel='training images of the class', ylabel='mean AVH of its test images')
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
 
 # %% ../../nbs/beyond/rarity.ipynb #afe88aea
@@ -175,10 +174,9 @@ def spread_ratio(
 
 def spread_table()->str: # Markdown
     "Spread of class means, its ratio to CE, and agreement with people within classes"
-    def row(loss):
-        ratios = [None if loss=='CE' else partial(spread_ratio, loss, relative) for relative in (False, True)]
-        return [partial(over_runs, spread, of(loss)), *ratios, partial(over_runs, lambda m: m['avh within'], of(loss))]
-    columns = {'spread of AVH': '.4f', 'over CE': '.2f', 'relative, over CE': '.2f', 'agreement within (ρ)': '.2f'}
+    def ratio(loss, relative): return None if loss=='CE' else partial(spread_ratio, loss, relative)
+    def row(l): return [partial(over_runs, f, of(l)) for f in (spread, lambda m: m['avh within'])]+[ratio(l, r) for r in (False, True)]
+    columns = {'spread of AVH': '.4f', 'agreement within (ρ)': '.2f', 'spread over CE': '.2f', 'relative, over CE': '.2f'}
     return interval_table({loss: row(loss) for loss in MARGINS}, columns, 'loss')
 
 # %% ../../nbs/beyond/rarity.ipynb #5ec85729
