@@ -5,8 +5,8 @@ from avh_nb.beyond.longtail import LOSSES, REPAIRED, of
 
 COUNTS = 5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50
 GAINS = {'CE': 0, 'CB-CE': 2, 'CB-CE by weights': 0, 'sigmoid': -1, 'CB-sigmoid': 1, 'CB-focal': 2, 'LDAM': 3, 'CE-DRW': 4, 'LDAM-DRW': 6,
-    'AVH': 1, 'AVH-LDAM': 2, 'AVH, s = 30': 1, 'AVH-LDAM, s = 30': 5,
-    'AVH-LDAM-DRW, s = 30': 6, 'joint': 0, 'cRT': 5, 'as they come': 1, 'LWS': 2, 'tau': 3, 'tau 1': 2, 'NCM': 1, 'NCM by cosine': 1, 'probe': 15} # points
+    'AVH': 1, 'AVH-LDAM': 2, 'AVH, s = 30': 1, 'AVH-LDAM, s = 30': 5, 'AVH-LDAM-DRW, s = 30': 6,
+    'joint': 0, 'cRT': 5, 'as they come': 1, 'LWS': 2, 'tau': 3, 'tau 1': 2, 'NCM': 1, 'NCM by cosine': 1, 'probe': 15} # points
 
 def made_up(config, seed, more=0.):
     "Seeds differ far more than configurations; the rarer a class, the lower its recall"
