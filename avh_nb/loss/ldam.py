@@ -9,8 +9,7 @@ __all__ = ['class_margins', 'LDAM', 'AngularLDAM']
 import math, torch, torch.nn.functional as F
 from numbers import Real
 from torch import nn
-from ..core import check_features, check_labels, traced
-from .angular import AVHLoss
+from .angular import AVHLoss, _checked_labels, _checked_weight
 from .balanced import check_counts
 from .logits import angular_logits
 from .margin import MarginLoss
@@ -39,7 +38,7 @@ class LDAM(MarginLoss):
     def __init__(self,
         counts, # Training samples of each class (C,)
         in_features: int=None, # D; not needed with `w`
-        max_margin: float=.5, # Of the rarest class, taken from the cosine
+        max_margin: float=.5, # Of the rarest class, subtracted from the cosine
         scale: float=30., # s > 0
         w: nn.Parameter=None, # Class vectors (C, D) to share with a layer; None makes them
         **options, # anneal, weight, ignore_index, reduction and label_smoothing, as of MarginLoss
@@ -69,15 +68,12 @@ class AngularLDAM(AVHLoss):
         _for_classes(self, class_margins(n, max_margin))
     def forward(self, x, y):
         "The loss; raises `ValueError` that names the argument"
-        check_features(x, self.weight)
         if not isinstance(y, torch.Tensor) or y.is_floating_point():
             raise ValueError("y: expected integer labels (N,): a margin needs a label")
-        counted = y!=self.options['ignore_index']
-        label = torch.where(counted, y, 0)
-        label = label.long() if traced() else check_labels(label, len(x), len(self.weight))
+        label,counted = _checked_labels(x, self.weight, y, self.options['ignore_index'])
         z = angular_logits(x, self.weight, self.scale, label)
         z = z.scatter_add(1, label[:, None], -self.scale*self.margins[label, None].to(z.dtype))
-        weight = self.class_weight.to(z.dtype)
+        weight = torch.ones_like(z[0]) if self.class_weight is None else _checked_weight(self.class_weight, z.shape[1], z.dtype)
         how = {k: self.options[k] for k in ('ignore_index', 'label_smoothing')}
         total = F.cross_entropy(z, y.long(), weight, reduction='sum', **how)
         return total/(weight[label]*counted).sum().clamp(min=torch.finfo(z.dtype).tiny) # 0/0 is 0 here, as in the AVH loss

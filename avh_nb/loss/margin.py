@@ -138,7 +138,7 @@ class MarginLoss(CosineLogits, Loss):
         check_features(x, self.weight)
         if not isinstance(y, torch.Tensor) or y.is_floating_point():
             raise ValueError("y: expected integer labels (N,): a margin needs a label")
-        label = torch.where(y==self.options['ignore_index'], 0, y)
+        label = y.masked_fill(y==self.options['ignore_index'], 0) # keeps the type, so that booleans are refused
         label = (label.long() if traced() else check_labels(label, len(x), len(self.weight)))[:, None]
         cosine,length = self.cosines(x)
         own = cosine.gather(1, label)
