@@ -27,11 +27,9 @@ def class_margins(
 
 # %% ../../nbs/loss/ldam.ipynb #dfa9b59b
 def _for_classes(loss, margins):
-    "Buffers that move with the loss; weights are there from the start, so that a state that was saved with others can be loaded"
+    "Buffers that move with the loss; weights are there from the start, so that a saved state always fits"
     loss.register_buffer('margins', margins.to(loss.weight.device, torch.promote_types(loss.weight.dtype, torch.float32)))
     if loss.class_weight is None: loss.class_weight = torch.ones_like(loss.margins)
-    if loss.class_weight.shape!=margins.shape:
-        raise ValueError(f"weight: expected shape {tuple(margins.shape)}, one per class, got {tuple(loss.class_weight.shape)}")
 
 class LDAM(MarginLoss):
     "Cross-entropy on s(cos A − Δ) at the label and s cos A elsewhere: CosFace with a margin for each class (Cao et al. 2019)"
@@ -63,6 +61,7 @@ class AngularLDAM(AVHLoss):
         label_smoothing: float=0., # From 0 to 1
     ):
         n = check_counts(counts, None if w is None else len(w))
+        _checked_weight(weight, len(n), torch.float32)
         super().__init__(in_features, len(n), scale, w=w, weight=weight, label_smoothing=label_smoothing)
         self.margin = max_margin
         _for_classes(self, class_margins(n, max_margin))

@@ -409,7 +409,7 @@ BAD = {
     'tau, NaN': (lambda j: tau_normalise(j, math.nan), 'tau: expected at least 0 and finite, got nan'),
     'tau, no weight': (lambda j: tau_normalise(nn.Flatten(), 1), 'head: expected a layer with logits x·w + bias'),
     'tau, zero': (lambda j: tau_normalise(linear(torch.eye(3)[:, :2]), 1),
-        'head: the vector of class 2 is zero; expected one with a direction'),
+        'head: expected class vectors with a direction, that of class 2 has length 0'),
     'taus, none': (lambda j: choose_tau(j, *SPARE, ()), 'taus: expected at least one, got none'),
     'taus, below': (lambda j: choose_tau(j, *SPARE, (1, -1)), 'tau: expected at least 0 and finite, got -1'),
     'taus, class': (lambda j: choose_tau(j, SPARE[0][SPARE[1]>0], SPARE[1][SPARE[1]>0]), 'y: class 0 has no images'),
@@ -417,7 +417,7 @@ BAD = {
     'NCM, kind': (lambda j: NearestMean(*RARE, 5, 'cosine'), "kind: expected one of un, l2n, cl2n, got 'cosine'"),
     'NCM, by': (lambda j: NearestMean(*RARE, 5, by='dot'), "by: expected one of distance, cosine, got 'dot'"),
     'NCM, class': (lambda j: NearestMean(*RARE, 7), 'y: class 5 has no images'),
-    'NCM, columns': (lambda j: NearestMean(*RARE, 5)(RARE[0][:, 1:]), 'x: expected features (N, 16), got shape (1458, 15)'),
+    'NCM, columns': (lambda j: NearestMean(*RARE, 5)(RARE[0][:, 1:]), 'x: expected features (N, 16), got (1458, 15)'),
     'NCM, zero': (lambda j: NearestMean(torch.tensor([[1., 0], [-1, 0], [0, 1]]), torch.tensor([0, 0, 1]), 2, 'l2n', 'cosine'),
         "x: the mean of class 0 is zero; expected one with a direction, or by='distance'"),
 }
