@@ -219,7 +219,8 @@ def test_weights_may_be_taken_away_and_wrong_ones_are_named(kind):
     assert torch.equal(loss(x, y), first)
     loss.class_weight = torch.ones(5)
     with pytest.raises(ValueError, match=r'weight: expected shape \(4,\), one per class, got \(5,\)'): loss(x, y)
-    with pytest.raises(ValueError, match=r'weight: expected shape \(4,\), one per class, got list'): kind([800, 90, 20, 3], 6, weight=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r'weight: expected shape \(4,\), one per class, got list'):
+        kind([800, 90, 20, 3], 6, weight=[1, 2, 3, 4])
 
 @pytest.mark.parametrize('kind', [*KINDS, CosFace, AVHLoss])
 def test_booleans_are_no_labels(kind):

@@ -72,7 +72,8 @@ def test_a_run_that_is_killed_goes_on_with_the_right_weights(make, tmp_path):
             def anneal(self, share): seen.append((share, loss.class_weight.clone()))
             def after_epoch(self, learner):
                 if learner.epoch==kill: raise Kill
-        l = Learner(model, TRAIN, 4, schedule='late', batch_size=64, steps=3, loss=loss, callbacks=[later, Watch()], checkpoint=path, progress=False)
+        l = Learner(model, TRAIN, 4, schedule='late', batch_size=64, steps=3, loss=loss,
+            callbacks=[later, Watch()], checkpoint=path, progress=False)
         try: l.fit()
         except Kill: pass
         assert seen and all(torch.equal(w, class_weights(TAIL, .9999).float() if s>=share else torch.ones(10)) for s,w in seen)
