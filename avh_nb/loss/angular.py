@@ -52,7 +52,7 @@ def _checked_labels(x, w, y, ignore_index):
         if y.shape!=(len(x), len(w)): raise ValueError(f"y: expected soft targets of shape {(len(x), len(w))}, got {tuple(y.shape)}")
         return y,None
     counted = y!=ignore_index
-    filled = torch.where(counted, y, 0)
+    filled = y.masked_fill(~counted, 0) # keeps the type, so that booleans are refused
     return (filled.long() if traced() else check_labels(filled, len(x), len(w))),counted
 
 def _check_options(scale, reduction, label_smoothing):

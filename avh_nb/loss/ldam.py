@@ -9,8 +9,7 @@ __all__ = ['class_margins', 'LDAM', 'AngularLDAM']
 import math, torch, torch.nn.functional as F
 from numbers import Real
 from torch import nn
-from ..core import check_features, check_labels, traced
-from .angular import AVHLoss
+from .angular import AVHLoss, _checked_labels, _checked_weight
 from .balanced import check_counts
 from .logits import angular_logits
 from .margin import MarginLoss
@@ -28,18 +27,16 @@ def class_margins(
 
 # %% ../../nbs/loss/ldam.ipynb #dfa9b59b
 def _for_classes(loss, margins):
-    "Buffers that move with the loss; weights are there from the start, so that a state that was saved with others can be loaded"
+    "Buffers that move with the loss; weights are there from the start, so that a saved state always fits"
     loss.register_buffer('margins', margins.to(loss.weight.device, torch.promote_types(loss.weight.dtype, torch.float32)))
     if loss.class_weight is None: loss.class_weight = torch.ones_like(loss.margins)
-    if loss.class_weight.shape!=margins.shape:
-        raise ValueError(f"weight: expected shape {tuple(margins.shape)}, one per class, got {tuple(loss.class_weight.shape)}")
 
 class LDAM(MarginLoss):
     "Cross-entropy on s(cos A − Δ) at the label and s cos A elsewhere: CosFace with a margin for each class (Cao et al. 2019)"
     def __init__(self,
         counts, # Training samples of each class (C,)
         in_features: int=None, # D; not needed with `w`
-        max_margin: float=.5, # Of the rarest class, taken from the cosine
+        max_margin: float=.5, # Of the rarest class, subtracted from the cosine
         scale: float=30., # s > 0
         w: nn.Parameter=None, # Class vectors (C, D) to share with a layer; None makes them
         **options, # anneal, weight, ignore_index, reduction and label_smoothing, as of MarginLoss
@@ -64,20 +61,18 @@ class AngularLDAM(AVHLoss):
         label_smoothing: float=0., # From 0 to 1
     ):
         n = check_counts(counts, None if w is None else len(w))
+        _checked_weight(weight, len(n), torch.float32)
         super().__init__(in_features, len(n), scale, w=w, weight=weight, label_smoothing=label_smoothing)
         self.margin = max_margin
         _for_classes(self, class_margins(n, max_margin))
     def forward(self, x, y):
         "The loss; raises `ValueError` that names the argument"
-        check_features(x, self.weight)
         if not isinstance(y, torch.Tensor) or y.is_floating_point():
             raise ValueError("y: expected integer labels (N,): a margin needs a label")
-        counted = y!=self.options['ignore_index']
-        label = torch.where(counted, y, 0)
-        label = label.long() if traced() else check_labels(label, len(x), len(self.weight))
+        label,counted = _checked_labels(x, self.weight, y, self.options['ignore_index'])
         z = angular_logits(x, self.weight, self.scale, label)
         z = z.scatter_add(1, label[:, None], -self.scale*self.margins[label, None].to(z.dtype))
-        weight = self.class_weight.to(z.dtype)
+        weight = torch.ones_like(z[0]) if self.class_weight is None else _checked_weight(self.class_weight, z.shape[1], z.dtype)
         how = {k: self.options[k] for k in ('ignore_index', 'label_smoothing')}
         total = F.cross_entropy(z, y.long(), weight, reduction='sum', **how)
         return total/(weight[label]*counted).sum().clamp(min=torch.finfo(z.dtype).tiny) # 0/0 is 0 here, as in the AVH loss

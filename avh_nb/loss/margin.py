@@ -11,7 +11,7 @@ import math, torch, torch.nn.functional as F
 from dataclasses import dataclass
 from torch import nn
 from ..core import check_features, check_labels, check_scale, compute_dtype, exact_product, traced
-from .angular import Loss
+from .angular import Loss, _checked_weight
 from .energy import hyperspherical_energy
 
 # %% ../../nbs/loss/margin.ipynb #97905ccd
@@ -120,8 +120,7 @@ class MarginLoss(CosineLogits, Loss):
         label_smoothing: float=0., # From 0 to 1
     ):
         super().__init__(in_features, out_features, scale, normalise, w)
-        if weight is not None and weight.shape!=(c := len(self.weight),):
-            raise ValueError(f"weight: expected shape {(c,)}, got {tuple(weight.shape)}")
+        _checked_weight(weight, len(self.weight), torch.float32)
         self.options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.schedule = check_anneal(anneal)
         self.register_buffer('class_weight', weight)
@@ -138,13 +137,13 @@ class MarginLoss(CosineLogits, Loss):
         check_features(x, self.weight)
         if not isinstance(y, torch.Tensor) or y.is_floating_point():
             raise ValueError("y: expected integer labels (N,): a margin needs a label")
-        label = torch.where(y==self.options['ignore_index'], 0, y)
+        label = y.masked_fill(y==self.options['ignore_index'], 0) # keeps the type, so that booleans are refused
         label = (label.long() if traced() else check_labels(label, len(x), len(self.weight)))[:, None]
         cosine,length = self.cosines(x)
         own = cosine.gather(1, label)
         added = (self.of_label(own, label)-own)/(1+self.lam.to(own.dtype))
         logits = (length*cosine).scatter_add(1, label, length.gather(1, label)*added)
-        weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
+        weight = _checked_weight(self.class_weight, len(self.weight), logits.dtype)
         return F.cross_entropy(logits, y.long(), weight, **self.options)
     def extra_repr(self): return ', '.join(f'{k}={v}' for k,v in dict(classes=len(self.weight), margin=getattr(self, 'margin', None),
         scale=self.scale, normalise=self.normalise, anneal=self.schedule).items())

@@ -10,6 +10,7 @@ import math, re, time
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from functools import partial
+from numbers import Integral
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from ..data.images import Images, Normalise, fingerprint
@@ -45,7 +46,7 @@ class Learner(Training):
         schedule: str='cycle', # 'cycle': up and down once; 'steps': divided by 10 after each third; 'late': by 100 at 80 % and at 90 %
         weight_decay: float=5e-4, # Of SGD
         batch_size: int=256, # At most as many as there are images
-        label_smoothing: float=0., # From 0 to 1
+        label_smoothing: float=0., # From 0 to 1; a loss of its own smooths its labels itself
         augment=None, # Function (bytes, generator) -> bytes, such as avh_nb.data.images.mirror
         seed: int=0, # Of the order of images, of augmentation and dropout; the model is made, and seeded, by the caller
         loss=None, # Function (features, labels) -> number, such as a Loss over `model.head.weight`; None: cross-entropy on the logits
@@ -64,6 +65,7 @@ class Learner(Training):
         batches = self._check(model, train, batch_size, steps)
         self.train,self.batch_size,self.augment,self.label_smoothing,self.callbacks = train,batch_size,augment,label_smoothing,callbacks
         self.loss,self.regulariser,self.normalise = loss,regulariser,Normalise(train)
+        self._check_parameters(model, no_decay)
         identity = dict(epochs=epochs, lr=lr, schedule=schedule, weight_decay=weight_decay, batch_size=batch_size,
             label_smoothing=label_smoothing, augment=getattr(augment, '__name__', None), seed=seed, images=len(train),
             loss=told(loss), regulariser=told(regulariser), **({} if steps is None else dict(steps=steps)), # as in older checkpoints
@@ -77,13 +79,23 @@ def _check(self: Learner, model, train, batch_size, steps)->int:
     "Batches of an epoch; `ValueError` unless there is one, and every image has a label that the head knows"
     most = len(train)//batch_size # the last, incomplete batch is left out: its images are others every epoch
     if not most: raise ValueError(f"train: expected at least one batch of {batch_size} images, got {len(train)}")
-    if steps is not None and not 1<=steps<=most: raise ValueError(f"steps: expected from 1 to {most}, got {steps!r}")
+    if steps is not None and not (isinstance(steps, Integral) and 1<=steps<=most):
+        raise ValueError(f"steps: expected a whole number from 1 to {most}, got {steps!r}")
     n = len(getattr(getattr(model, 'head', None), 'weight', train.classes)) # a head of another kind is taken at its word
     off = ((train.y<0) | (train.y>=n)).nonzero()
     if len(off):
         i = off[0].item()
         raise ValueError(f"train: expected labels from 0 to {n-1}, as the head has, got {train.y[i].item()} for image {i}")
     return steps or most
+
+@patch
+def _check_parameters(self: Learner, model, no_decay):
+    "`ValueError` where a parameter is not one of the model: only those are trained"
+    of_model = set(map(id, model.parameters()))
+    asked = [p for p in self.loss.parameters() if p.requires_grad] if isinstance(self.loss, torch.nn.Module) else []
+    for name,parameters in (('loss', asked), ('no_decay', no_decay)):
+        for p in parameters:
+            if id(p) not in of_model: raise ValueError(f"{name}: expected parameters of the model, got another of shape {tuple(p.shape)}")
 
 @patch
 def _prepare(self: Learner, model, lr, schedule, weight_decay, mixed_precision, device, no_decay, nesterov):

@@ -5,7 +5,7 @@ import numpy as np, pyarrow.parquet as pq, pytest, torch
 from hypothesis import given, settings, strategies as st
 from avh_nb.data import imbalance as page
 from avh_nb.data.images import Images
-from avh_nb.data.imbalance import by_shot, class_counts, class_sizes, drawn, drawn_index, long_tailed, shot_groups
+from avh_nb.data.imbalance import by_shot, class_counts, class_sizes, drawn, drawn_index, long_tailed, recalls, shot_groups
 from avh_nb.data.sets import available, locate
 
 CIFAR10 = { # imbalance -> sizes, sum, and the digest of the indices at seed 0
@@ -243,6 +243,14 @@ BAD = {
     'NaN count': (lambda i: shot_groups([math.nan, 2.]), 'counts: expected numbers from 0, got nan for class 0'),
     'no counts': (lambda i: by_shot([], []), 'expected one number per class, got shape (0,)'),
     'crossed': (lambda i: shot_groups([3, 2], many=5, few=6), 'few: expected at most many, 5, got 6'),
+    'no imbalance': (lambda i: long_tailed(i, None), 'imbalance: expected at least 1 and finite, got None'),
+    'a word for a number': (lambda i: class_sizes('50', 3, 2), "largest: expected a whole number from 1, got '50'"),
+    'one size for all': (lambda i: drawn(i, 2), 'sizes: expected one number per class, got shape ()'),
+    'no sizes': (lambda i: drawn(i, None), 'sizes: expected one number per class, got None'),
+    'order of one': (lambda i: long_tailed(i, 2, order=1), 'order: expected each of 3 classes once, as an index or a name, got 1'),
+    'counts of None': (lambda i: shot_groups(None), 'counts: expected one number per class, got None'),
+    'words for values': (lambda i: by_shot(['a', 'b'], [1, 2]), "values: expected one number per class, got ['a', 'b']"),
+    'logits for classes': (lambda i: recalls(torch.eye(3), torch.arange(3), 3), 'predicted: expected one class per image'),
     'wrong number of values': (lambda i: by_shot([1., 2], [1, 2, 3]), 'values: expected 3 numbers, one per class, got 2'),
 }
 

@@ -1,5 +1,5 @@
 "Class-balanced losses against printed values, exact fractions, slow loops and torchvision; and the mistakes that are in circulation."
-import io, math
+import copy, io, math
 from fractions import Fraction
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
@@ -375,6 +375,27 @@ def test_weights_begin_with_the_first_batch_of_their_epoch(rounds, share, first)
             deferred.anneal((epoch+step/3)/rounds)
             assert (loss.class_weight.max()>1).item()==(epoch>=first)
 
+@pytest.mark.parametrize('rounds,steps', [(3, 5), (7, 10), (25, 97), (12, 5), (33, 10), (1, 30)])
+def test_weights_begin_where_the_learning_rate_drops(rounds, steps):
+    "(2 + 2/5)/3 is rounded to less than 0.8, as a learner computes it"
+    loss,total = CosFace(4, 10),rounds*steps
+    deferred,seen = DeferredReweighting(loss, COUNTS),[]
+    for epoch in range(rounds):
+        for step in range(steps):
+            deferred.anneal((epoch+step/steps)/rounds)
+            seen.append((loss.class_weight.max()>1).item())
+    assert seen==[5*i>=4*total for i in range(total)]
+
+def test_a_state_that_is_loaded_leaves_the_deferred_weights_alone():
+    "Loading writes into the buffer: it must not be the tensor that the callback keeps"
+    loss = OnLogits(nn.Linear(4, 10), ClassBalancedLoss(COUNTS, .9999))
+    deferred = DeferredReweighting(loss, COUNTS)
+    deferred.anneal(0); early = copy.deepcopy(loss.state_dict())
+    deferred.anneal(.9); loss.load_state_dict(early); deferred.anneal(.95)
+    assert torch.equal(loss.class_weight, class_weights(COUNTS, .9999).float())
+    twin = copy.deepcopy(deferred) # with a loss of its own
+    twin.anneal(0); assert loss.class_weight.max()>3 and twin.loss.class_weight.max()==1
+
 @pytest.mark.parametrize('make,message', [
     (lambda: class_weights([5, 0, 3], .9), 'counts: expected whole numbers of at least 1, got 0 for class 1'),
     (lambda: class_weights([5, -2], .9), 'got -2 for class 1'),
@@ -402,7 +423,9 @@ def test_weights_begin_with_the_first_batch_of_their_epoch(rounds, share, first)
     (lambda: ClassBalancedLoss(COUNTS, .9)(None, torch.tensor([0, 1])), 'logits: expected floats .* got NoneType'),
     (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.tensor([0, 10])), 'y: expected labels from 0 to 9, got 10 at index 1'),
     (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.tensor([0])), 'y: expected 2 labels'),
-    (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), [0, 1]), 'y: expected a tensor'),
+    (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), [0, 1]), 'y: expected a tensor, got list'),
+    (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), np.array([0, 1])), 'y: expected a tensor, got ndarray'),
+    (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.tensor([True, False])), 'y: expected integer labels'),
     (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.tensor([0., 1])), 'y: expected integers .* or one-hot rows'),
     (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.full((2, 10), .1)), 'y: expected one-hot rows.* at row 0'),
     (lambda: ClassBalancedLoss(COUNTS, .9)(torch.zeros(2, 10), torch.eye(10)[:2]+torch.eye(10)[1:3]), 'y: expected one-hot rows.* row 0'),

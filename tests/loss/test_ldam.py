@@ -211,6 +211,24 @@ def test_what_moves_with_the_loss(kind):
         there = copy.deepcopy(loss).cuda()
         torch.testing.assert_close(there(x.cuda(), y.cuda()).cpu(), loss(x, y), rtol=1e-4, atol=1e-4)
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_weights_may_be_taken_away_and_wrong_ones_are_named(kind):
+    x,w,y = data(dtype=torch.float32)
+    loss = kind([800, 90, 20, 3], w=nn.Parameter(w))
+    first,loss.class_weight = loss(x, y),None
+    assert torch.equal(loss(x, y), first)
+    loss.class_weight = torch.ones(5)
+    with pytest.raises(ValueError, match=r'weight: expected shape \(4,\), one per class, got \(5,\)'): loss(x, y)
+    with pytest.raises(ValueError, match=r'weight: expected shape \(4,\), one per class, got list'):
+        kind([800, 90, 20, 3], 6, weight=[1, 2, 3, 4])
+
+@pytest.mark.parametrize('kind', [*KINDS, CosFace, AVHLoss])
+def test_booleans_are_no_labels(kind):
+    x,w,y = data(dtype=torch.float32)
+    loss = kind([800, 90, 20, 3], w=nn.Parameter(w)) if kind in KINDS else kind(w=nn.Parameter(w))
+    with pytest.raises(ValueError, match='y: expected integer labels, got torch.bool'): loss(x, y>0)
+    for whole in (torch.uint8, torch.int8, torch.int32): assert torch.equal(loss(x, y.to(whole)), loss(x, y))
+
 # gradients
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -157,7 +157,7 @@ def test_directions_are_safe():
     (lambda: MarginSoftmax(5, 1), 'out_features: expected at least 2 classes, got 1'),
     (lambda: MarginSoftmax(5), 'in_features, out_features: expected both'),
     (lambda: MarginSoftmax(5, 4, scale=0), 'scale: expected above 0'),
-    (lambda: MarginSoftmax(5, 4, weight=torch.ones(3)), r'weight: expected shape \(4,\), got \(3,\)'),
+    (lambda: MarginSoftmax(5, 4, weight=torch.ones(3)), r'weight: expected shape \(4,\), one per class, got \(3,\)'),
     (lambda: MarginSoftmax(5, 4, anneal='linear'), 'anneal: expected one of sphereface'),
     (lambda: MarginSoftmax(5, 4, anneal=3), 'anneal: expected a name or a function, got 3'),
     (lambda: Annealing(1, 1, 1, 0, 10)(2), 'share: expected from 0 to 1, got 2'),

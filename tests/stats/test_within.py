@@ -152,7 +152,8 @@ def test_a_slope_where_identity_and_x_are_confounded():
 @pytest.mark.parametrize('given,says', [
     (([[1., 2], [1, 2]], [[1., 2], [3, 4]]), 'x: expected a class for which it varies'),
     (([[1., 2]], [[1., 2]]), 'x: expected a class for which it varies'),
-    (([1., 2], [1., 2]), r'x: expected shape \(K, C\), got \(2,\)'),
+    (([1., 2], [1., 2]), r'x: expected shape \(K, C\), K and C at least 1, got \(2,\)'),
+    (([[], []], [[], []]), r'x: expected shape \(K, C\), K and C at least 1, got \(2, 0\)'),
     (([[1.], [2]], [[1.]]), r'value: expected shape \(2, 1\), as x has, got \(1, 1\)'),
     (([[1.], [float('inf')]], [[1.], [2]]), r'x: expected finite values, got inf at \(1, 0\)'),
     (([[1.], [2]], [[1.], [float('nan')]]), r'value: expected finite values, got nan at \(1, 0\)')])

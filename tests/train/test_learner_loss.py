@@ -1,7 +1,9 @@
 "A learner with a loss of its own and a term for the weights: the usual training where these change nothing, annealed, resumable."
 import pytest, torch, torch.nn.functional as F
 from avh_nb.data.sets import digits
+from avh_nb.loss.balanced import ClassBalancedLoss, DeferredReweighting, OnLogits, class_weights
 from avh_nb.loss.energy import EnergyRegulariser
+from avh_nb.loss.ldam import LDAM
 from avh_nb.loss.margin import MarginSoftmax
 from avh_nb.train.learner import Learner
 from avh_nb.train.models import small_cnn
@@ -54,3 +56,37 @@ def test_a_stopped_run_goes_on_and_another_loss_is_refused(tmp_path):
     for other in (dict(loss=plain, regulariser=EnergyRegulariser), dict(loss=margin),
             dict(loss=margin, regulariser=lambda model: EnergyRegulariser(model, half=True))):
         with pytest.raises(ValueError, match='is of a run with'): learner(**other, checkpoint=path, epochs=3).fit()
+
+TAIL = [100, 60, 40, 30, 20, 10, 9, 8, 7, 5]
+@pytest.mark.parametrize('make', [lambda model: OnLogits(model.head, ClassBalancedLoss(TAIL, 0, normaliser='weights')),
+    lambda model: LDAM(TAIL, w=model.head.weight)], ids=['on logits', 'LDAM'])
+def test_a_run_that_is_killed_goes_on_with_the_right_weights(make, tmp_path):
+    "Killed before, at and after the switch"
+    class Kill(Exception): pass
+    def run(path, kill=None, share=.5):
+        torch.manual_seed(0)
+        model = small_cnn(width=.5)
+        loss = make(model)
+        later,seen = DeferredReweighting(loss, TAIL, share),[]
+        class Watch:
+            def anneal(self, share): seen.append((share, loss.class_weight.clone()))
+            def after_epoch(self, learner):
+                if learner.epoch==kill: raise Kill
+        l = Learner(model, TRAIN, 4, schedule='late', batch_size=64, steps=3, loss=loss,
+            callbacks=[later, Watch()], checkpoint=path, progress=False)
+        try: l.fit()
+        except Kill: pass
+        assert seen and all(torch.equal(w, class_weights(TAIL, .9999).float() if s>=share else torch.ones(10)) for s,w in seen)
+        return l
+    path = tmp_path/'run.safetensors'
+    for epoch in (1, 2, 3, 4): run(path, epoch)
+    resumed,unbroken = run(path),run(None)
+    assert [h['loss'] for h in resumed.history]==[h['loss'] for h in unbroken.history]
+    for a,b in zip(resumed.bare_model.state_dict().values(), unbroken.bare_model.state_dict().values()): assert torch.equal(a, b)
+    assert run(None, share=1).history[-1]['loss']!=unbroken.history[-1]['loss']
+
+def test_what_would_not_be_trained_is_refused():
+    with pytest.raises(ValueError, match=r'loss: expected parameters of the model, got another of shape \(10, 32\)'):
+        learner(lambda model: LDAM(TAIL, 32))
+    with pytest.raises(ValueError, match=r'no_decay: expected parameters of the model, got another of shape \(3,\)'):
+        learner(no_decay=[torch.nn.Parameter(torch.zeros(3))])

@@ -325,6 +325,15 @@ def test_without_gradients_around_it_and_from_features_that_have_one(joint):
     b = rescale_head(joint, cached, RARE[1], steps=3)
     assert torch.equal(b.weight, rescale_head(joint, *RARE, steps=3).weight) and x.grad is None
 
+def test_what_surrounds_the_training_does_not_change_it(joint):
+    a,b = retrain_head(*RARE, 5, steps=5),rescale_head(joint, *RARE, steps=5)
+    for around in (torch.inference_mode(), torch.autocast('cpu', torch.bfloat16), torch.no_grad()):
+        with around: c,d = retrain_head(*RARE, 5, steps=5),rescale_head(joint, *RARE, steps=5)
+        assert torch.equal(a.weight, c.weight) and torch.equal(b.weight, d.weight) and c.weight.requires_grad
+        assert not c.weight.is_inference()
+        with around: scores,tau = NearestMean(*RARE, 5)(LEVEL[0]),choose_tau(joint, *SPARE)
+        assert torch.equal(scores, NearestMean(*RARE, 5)(LEVEL[0])) and tau==choose_tau(joint, *SPARE)
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_low_precision_is_computed_in_float32(dtype, joint):
     x = RARE[0].to(dtype)
@@ -337,6 +346,8 @@ def test_low_precision_is_computed_in_float32(dtype, joint):
 def test_arrays_and_small_labels_are_taken():
     a = retrain_head(RARE[0].numpy(), RARE[1].to(torch.uint8).numpy(), 5, steps=3)
     assert torch.equal(a.weight, retrain_head(*RARE, 5, steps=3).weight)
+    ncm = NearestMean(*RARE, 5)
+    assert torch.equal(ncm(LEVEL[0].numpy()), ncm(LEVEL[0])) and torch.equal(recalls(Y.numpy(), Y.numpy(), 3), recalls(Y, Y, 3))
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_on_a_gpu_results_stay_there_and_are_the_same(joint):
@@ -409,15 +420,20 @@ BAD = {
     'tau, NaN': (lambda j: tau_normalise(j, math.nan), 'tau: expected at least 0 and finite, got nan'),
     'tau, no weight': (lambda j: tau_normalise(nn.Flatten(), 1), 'head: expected a layer with logits x·w + bias'),
     'tau, zero': (lambda j: tau_normalise(linear(torch.eye(3)[:, :2]), 1),
-        'head: the vector of class 2 is zero; expected one with a direction'),
+        'head: expected class vectors with a direction, that of class 2 has length 0'),
     'taus, none': (lambda j: choose_tau(j, *SPARE, ()), 'taus: expected at least one, got none'),
     'taus, below': (lambda j: choose_tau(j, *SPARE, (1, -1)), 'tau: expected at least 0 and finite, got -1'),
     'taus, class': (lambda j: choose_tau(j, SPARE[0][SPARE[1]>0], SPARE[1][SPARE[1]>0]), 'y: class 0 has no images'),
+    'tau, NaN vector': (lambda j: tau_normalise(linear(torch.full((2, 3), math.nan)), 1),
+        'head: expected class vectors with a direction, that of class 0 has length nan'),
+    'recalls, logits': (lambda j: recalls(torch.eye(3), torch.arange(3), 3),
+        'predicted: expected one class per image, shape (N,), got (3, 3)'),
     'recalls, lengths': (lambda j: recalls(Y[1:], Y, 3), 'y: expected 99 labels'),
     'NCM, kind': (lambda j: NearestMean(*RARE, 5, 'cosine'), "kind: expected one of un, l2n, cl2n, got 'cosine'"),
     'NCM, by': (lambda j: NearestMean(*RARE, 5, by='dot'), "by: expected one of distance, cosine, got 'dot'"),
     'NCM, class': (lambda j: NearestMean(*RARE, 7), 'y: class 5 has no images'),
-    'NCM, columns': (lambda j: NearestMean(*RARE, 5)(RARE[0][:, 1:]), 'x: expected features (N, 16), got shape (1458, 15)'),
+    'NCM, columns': (lambda j: NearestMean(*RARE, 5)(RARE[0][:, 1:]), 'x: expected features (N, 16), got (1458, 15)'),
+    'NCM, list': (lambda j: NearestMean(*RARE, 5)([[1.]*16]), 'x: expected features (N, 16), got list'),
     'NCM, zero': (lambda j: NearestMean(torch.tensor([[1., 0], [-1, 0], [0, 1]]), torch.tensor([0, 0, 1]), 2, 'l2n', 'cosine'),
         "x: the mean of class 0 is zero; expected one with a direction, or by='distance'"),
 }
