@@ -175,7 +175,7 @@ def published_claims()->list: # Of claims
             f"{rerun('LDAM-DRW')} and {again['LDAM-DRW']-again['LDAM']:+.2f}", ('LDAM-DRW', 'CE'), ('LDAM-DRW', 'LDAM')),
         test('weights that come in late are better than weights from the start', f"{told('CE-DRW', 'CB-CE')}; {rerun('CE-DRW', 'CB-CE')}",
             ('CE-DRW', 'CB-CE'), ('CE-DRW', 'CB-CE by weights')),
-        *[test(f'{w} is more accurate than the joint head', f'{again[n]:+.2f}' if n in again else 'not given for CIFAR', (n, 'joint'))
+        *[test(f'{w} is more accurate than the joint head', f'{again[n]:+.2f}' if n in again else 'not given for CIFAR-10', (n, 'joint'))
             for n,w in words.items()],
         test('the gain of cRT is due to the balanced draws: it is more accurate than a new head on images as they come', 'not given',
             ('cRT', 'as they come')),
