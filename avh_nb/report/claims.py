@@ -196,7 +196,7 @@ def print_claims(
     line(('holds', 'claim', 'published', 'here'))
     line(['-'*w for w in widths])
     for c in claims:
-        cells = [textwrap.wrap(t, w) or [''] for t,w in zip((c.holds, c.text, c.published, c.told), widths)]
+        cells = [textwrap.wrap(t, w, break_on_hyphens=False) or [''] for t,w in zip((c.holds, c.text, c.published, c.told), widths)]
         for i in range(max(map(len, cells))): line([t[i] if i<len(t) else '' for t in cells])
 
 # %% ../../nbs/report/claims.ipynb #bf73558d
