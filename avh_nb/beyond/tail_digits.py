@@ -121,11 +121,11 @@ def draw_methods(runs: list): # Of one_draw
     mean = {m: {k: np.mean([r[m][k] for r in runs], 0) for k in runs[0][m]} for m in runs[0]}
     most,least = runs[0]['CE']['count'][[0, -1]]
     both = mean['CE'],mean['CE, reversed']
-    with figure(1, 3, size=(3.6, 3.2)) as (fig,axes):
+    with figure(1, 3, size=(2.8, 3)) as (fig,axes):
         for ax,names in zip(axes, (LOSSES, ('CE', *METHODS[len(LOSSES):]))):
             for m,marker,ls,color in zip(names, 'os^D', ('-', '--', ':', '-.'), ('black', *PALETTE)):
                 ax.plot(mean[m]['recall'], marker=marker, ls=ls, color=color, mfc='none', ms=5, label=m)
-            ax.set(xticks=range(10), ylim=(0, 1.05), xlabel=f'digit, from {most} training images to {least}', ylabel='recall')
+            ax.set(xticks=range(10), ylim=(0, 1.05), xlabel=f'digit, {most} to {least} images', ylabel='recall')
             ax.legend(loc='lower left')
         axes[2].plot(*[[of[k] for of in both] for k in ('count', 'avh')], color='.75', lw=.8, zorder=0) # a line for each class
         for of,fill,label in zip(both, (PALETTE[0], 'white'), ('0 most frequent', '9 most frequent')):
