@@ -195,6 +195,8 @@ def people_study(
     study: str, # Whose runs are compared
     plain: dict, # Configuration of the plain networks
     changed: dict, # Name of a change to its configuration
+    human=None, # Function that gives what people said of the images, (N,) high = easy; None: HSF of CIFAR-10's test images
+    needs=NEEDS, # Names of data sets, for the study
 )->Study: # To be run after it
     "The summary: changed networks against plain ones, over the seeds that both have"
     def seeds(config): return {r['seed'] for r in read_records(study) if r['config']==config}
@@ -203,8 +205,8 @@ def people_study(
         return [(dict(change=name), of) for name,of in both.items() if len(of)>=3]
     def run(config, seed, device='cpu'):
         of = [[read_ranks(ranks_file(study, c, s)) for s in seed] for c in (plain, changed[config['change']])]
-        return as_metrics(who_is_hard(*of, photographs()[2]))
-    return Study(f'{study}_people', grid, run, NEEDS)
+        return as_metrics(who_is_hard(*of, human() if human else photographs()[2]))
+    return Study(f'{study}_people', grid, run, needs)
 
 def people_recorded(
     study: str, # As above
