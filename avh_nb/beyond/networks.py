@@ -27,8 +27,7 @@ from ..train.plain import plain_cnn
 
 # %% ../../nbs/beyond/networks.ipynb #97518590
 NEEDS = ('cifar10', 'cifar10h')
-BASE = dict(depth=9, width=.25, epochs=4)
-SMOOTHING = .01
+BASE,SMOOTHING = dict(depth=9, width=.25, epochs=4),.01
 
 def train_network(
     study: str, # Name
@@ -82,8 +81,7 @@ def angular_spread(
     y: torch.Tensor, # Labels (N,)
 )->dict: # within and between in degrees, fisher
     "How tightly features lie around the direction of their class, and how far these are apart"
-    u = F.normalize(x.double(), dim=1)
-    classes = y.unique()
+    u,classes = F.normalize(x.double(), dim=1),y.unique()
     means = F.normalize(torch.stack([u[y==c].mean(0) for c in classes]), dim=1)
     own = (u*means[torch.searchsorted(classes, y)]).sum(1).clamp(-1, 1)
     apart,size = angles(means, means).rad2deg(),torch.stack([(y==c).sum() for c in classes])
