@@ -27,8 +27,7 @@ from ..train.plain import plain_cnn
 
 # %% ../../nbs/beyond/networks.ipynb #97518590
 NEEDS = ('cifar10', 'cifar10h')
-BASE = dict(depth=9, width=.25, epochs=4)
-SMOOTHING = .01
+BASE,SMOOTHING = dict(depth=9, width=.25, epochs=4),.01
 
 def train_network(
     study: str, # Name
@@ -82,8 +81,7 @@ def angular_spread(
     y: torch.Tensor, # Labels (N,)
 )->dict: # within and between in degrees, fisher
     "How tightly features lie around the direction of their class, and how far these are apart"
-    u = F.normalize(x.double(), dim=1)
-    classes = y.unique()
+    u,classes = F.normalize(x.double(), dim=1),y.unique()
     means = F.normalize(torch.stack([u[y==c].mean(0) for c in classes]), dim=1)
     own = (u*means[torch.searchsorted(classes, y)]).sum(1).clamp(-1, 1)
     apart,size = angles(means, means).rad2deg(),torch.stack([(y==c).sum() for c in classes])
@@ -195,6 +193,8 @@ def people_study(
     study: str, # Whose runs are compared
     plain: dict, # Configuration of the plain networks
     changed: dict, # Name of a change to its configuration
+    human=None, # Function that gives what people said of the images, (N,) high = easy; None: HSF of CIFAR-10's test images
+    needs=NEEDS, # Names of data sets, for the study
 )->Study: # To be run after it
     "The summary: changed networks against plain ones, over the seeds that both have"
     def seeds(config): return {r['seed'] for r in read_records(study) if r['config']==config}
@@ -203,8 +203,8 @@ def people_study(
         return [(dict(change=name), of) for name,of in both.items() if len(of)>=3]
     def run(config, seed, device='cpu'):
         of = [[read_ranks(ranks_file(study, c, s)) for s in seed] for c in (plain, changed[config['change']])]
-        return as_metrics(who_is_hard(*of, photographs()[2]))
-    return Study(f'{study}_people', grid, run, NEEDS)
+        return as_metrics(who_is_hard(*of, human() if human else photographs()[2]))
+    return Study(f'{study}_people', grid, run, needs)
 
 def people_recorded(
     study: str, # As above
