@@ -6,21 +6,22 @@
 __all__ = ['KINDS', 'HOWS', 'MEASURES', 'P', 'FOUND', 'SPLITS', 'N_BOOT', 'ANGULAR', 'PAIRS', 'BEST', 'halves', 'draws', 'hits',
            'searched', 'picked', 'counted', 'tested_on', 'constant', 'quantities', 'outliers']
 
-# %% ../../nbs/beyond/cue_halves.ipynb #625f6198
+# %% ../../nbs/beyond/cue_halves.ipynb #8738ea03
 import numpy as np, torch
 from functools import cache, lru_cache
-from .cue_maps import CENTRE, RANKS, SIZE, above, average_precision, fits, silhouettes, table
+from .cue_maps import CENTRE, RANKS, SIZE, fits, pixels, silhouettes, table
 from ..data.boxes import cue_masks, mask_boxes
 from ..data.votes import cue_conflict
 from ..measure.maps import MAPS
 from ..measure.normalise import NORMALISATIONS
 from ..paper.lite import kept
 from ..stats.correlation import bootstrap_spearman, spearman
-from ..stats.localisation import box_iou
+from ..stats.localisation import average_precision, box_iou
 
-# %% ../../nbs/beyond/cue_halves.ipynb #f2161eaf
+# %% ../../nbs/beyond/cue_halves.ipynb #5fdb2f24
 KINDS,HOWS,MEASURES = tuple(MAPS),tuple(NORMALISATIONS),('pxap', 'box')
-P,FOUND,SPLITS,N_BOOT = np.arange(20)/20,.7,10,1000 # Parameters that are tried; IoU that counts as found; halvings; draws
+P = np.array([0, .1, .2, .3, .4, .45, .5, .6, .7, .8, .9]) # Parameters that are tried
+FOUND,SPLITS,N_BOOT = .7,10,1000 # IoU that counts as found; halvings; draws
 
 @cache
 def halves()->np.ndarray: # (20, 160) of 0 and 1: rows 2s and 2s+1 are the halves of split s
@@ -45,17 +46,17 @@ def hits(
 @cache
 def searched(
     which: str, kind: str, how: str, # Network, map and normalisation
-)->dict: # Name of a measure to (20, 20), a row for each of P, a column for each half; with a last column for all; and tau (20, 20)
+)->dict: # Name of a measure to (11, 20), a row for each of P, a column for each half; with a last column for all; and tau (11, 20)
     "What each parameter reaches on each half, kept in the work folder; for boxes at the threshold that is best there, and which that is"
     def make():
         t,weights = table(which, kind),np.vstack([halves(), np.ones(len(silhouettes()))])
-        pxap = [average_precision(above(t, how, p), weights) for p in P]
+        pxap = [average_precision(*(weights@c for c in pixels(t, how, p))) for p in P]
         share = [weights@hits(t, how, p)/(weights@silhouettes().sum(1))[:, None] for p in P]
         found = dict(pxap=pxap, box=[s.max(1) for s in share], tau=[s.argmax(1) for s in share])
         return {k: torch.from_numpy(np.stack(v)) for k,v in found.items()}
     return {k: v.numpy() for k,v in kept(f"cue_searched_{which}_{kind.split()[0]}_{how}", make).items()}
 
-# %% ../../nbs/beyond/cue_halves.ipynb #235346f6
+# %% ../../nbs/beyond/cue_halves.ipynb #cc8c8284
 def picked(
     which: str, measure: str, # Network; one of MEASURES
     options: list, # Of (kind, how, some rows of P)
@@ -70,8 +71,8 @@ def picked(
 
 @lru_cache(200)
 def counted(which, kind, how, p):
-    "Pixels at or above thresholds"
-    return above(table(which, kind), how, p)
+    "As `pixels` has it, of a network and a kind of map"
+    return pixels(table(which, kind), how, p)
 
 def tested_on(
     which: str, measure: str, # Network; one of MEASURES
@@ -80,7 +81,8 @@ def tested_on(
 )->np.ndarray: # (1001,): with all silhouettes, and in each draw
     "What has been picked for each half, on the images of that half"
     first = halves()[2*seed]>0
-    if measure=='pxap': return average_precision(np.where(first[:, None], *(counted(which, *p[:3]) for p in picks)), draws())
+    if measure=='pxap':
+        return average_precision(*(draws()@c for c in np.where(first[:, None], *(counted(which, *p[:3]) for p in picks))))
     found = [hits(table(which, kind), how, p)[:, tau] for kind,how,p,tau in picks]
     return draws()@np.where(first, *found)/(draws()@silhouettes().sum(1))
 
@@ -90,7 +92,7 @@ def constant(measure)->np.ndarray: # (1001,)
     whole = box_iou(np.array([[0, 0, SIZE-1, SIZE-1]]), mask_boxes(masks))[0]>=FOUND
     return draws()@(silhouettes()@(masks.mean((1, 2)) if measure=='pxap' else whole))/(draws()@silhouettes().sum(1))
 
-# %% ../../nbs/beyond/cue_halves.ipynb #4050a485
+# %% ../../nbs/beyond/cue_halves.ipynb #90de4493
 ANGULAR,PAIRS = ('cosine', 'angle', 'avc', 'avh'),(('ivr', 'minmax'), ('max', 'minmax'), ('max', 'ivr'), ('pas', 'minmax'))
 BEST = {'best cam': ('cam',), 'best angular': ANGULAR, 'best norm': ('norm',)}
 
@@ -124,23 +126,24 @@ def quantities(
             q[f'{m} {a} - {b}'] = q[f'{m} {a}']-q[f'{m} {b}']
     return q,picks
 
-# %% ../../nbs/beyond/cue_halves.ipynb #e01826f0
+# %% ../../nbs/beyond/cue_halves.ipynb #d67f1878
 def outliers(
     which: str, # '0', '1' or '2'
     seed: int, # Of the split
 )->dict: # Name to (1001,)
     "Is the gain of IVR over min-max, for the CAM, larger where the map has outliers? In overlap by image, and in PxAP of the upper half"
     t,first,of = table(which, 'cam'),silhouettes().T@halves()[2*seed]>0,cue_conflict().silhouette
-    v,q = t['values'],{}
+    v,q,picks = t['values'],{},quantities(which, seed)[1]
     shares = {'high outliers': v[:, -1]-v[:, -1-RANKS//10], 'low outliers': v[:, RANKS//10]-v[:, 0]}
-    picks = {(m, how): picked(which, m, [('cam', how, range(len(P)))], seed) for m in MEASURES for how in ('ivr', 'minmax')}
-    iou = {how: np.where(first, *(fits(t, how, p)[:, tau] for _,_,p,tau in picks['box', how])) for how in ('ivr', 'minmax')}
-    def pxap(how, keep): return average_precision(np.where(halves()[2*seed][:, None]>0,
-        *(above(t, how, p, keep) for _,_,p,_ in picks['pxap', how])), draws())
-    for name,share in shares.items():
-        share,gain = share/(v[:, -1]-v[:, 0]),iou['ivr']-iou['minmax']
-        q[f'gain and {name}'] = np.append(spearman(share, gain), bootstrap_spearman(share, gain, N_BOOT, groups=of)[:, 0])
-        upper,lower = ((pxap('ivr', k)-pxap('minmax', k)) for k in (share>np.median(share), share<=np.median(share)))
-        q |= {f'pxap gain, more {name}': upper, f'pxap gain, fewer {name}': lower, f'pxap gain by {name}': upper-lower}
+    def gain(f): return f('ivr')-f('minmax')
+    for end in ('', ' published'):
+        def iou(how): return np.where(first, *(fits(t, how, p)[:, tau] for _,_,p,tau in picks[f'box cam {how}{end}']))
+        for name,share in shares.items():
+            share,better = share/(v[:, -1]-v[:, 0]),gain(iou)
+            q[f'gain and {name}{end}'] = np.append(spearman(share, better), bootstrap_spearman(share, better, N_BOOT, groups=of)[:, 0])
+            def pxap(how, keep): return average_precision(*(draws()@c for c in np.where(halves()[2*seed][:, None]>0,
+                *(pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
+            upper,lower = (gain(lambda how: pxap(how, keep)) for keep in (share>np.median(share), share<=np.median(share)))
+            q |= {f'pxap gain, more {name}{end}': upper, f'pxap gain, fewer {name}{end}': lower, f'pxap gain by {name}{end}': upper-lower}
     return q
 
