@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'HOWS', 'MEASURES', 'P', 'FOUND', 'SPLITS', 'N_BOOT', 'ANGULAR', 'PAIRS', 'BEST', 'halves', 'draws', 'hits',
            'searched', 'picked', 'counted', 'tested_on', 'constant', 'quantities', 'outliers']
 
-# %% ../../nbs/beyond/cue_halves.ipynb #8738ea03
+# %% ../../nbs/beyond/cue_halves.ipynb #dda4715f
 import numpy as np, torch
 from functools import cache, lru_cache
 from .cue_maps import CENTRE, RANKS, SIZE, fits, pixels, silhouettes, table
@@ -18,7 +18,7 @@ from ..paper.lite import kept
 from ..stats.correlation import bootstrap_spearman, spearman
 from ..stats.localisation import average_precision, box_iou
 
-# %% ../../nbs/beyond/cue_halves.ipynb #5fdb2f24
+# %% ../../nbs/beyond/cue_halves.ipynb #efbce352
 KINDS,HOWS,MEASURES = tuple(MAPS),tuple(NORMALISATIONS),('pxap', 'box')
 P = np.array([0, .1, .2, .3, .4, .45, .5, .6, .7, .8, .9]) # Parameters that are tried
 FOUND,SPLITS,N_BOOT = .7,10,1000 # IoU that counts as found; halvings; draws
@@ -56,7 +56,7 @@ def searched(
         return {k: torch.from_numpy(np.stack(v)) for k,v in found.items()}
     return {k: v.numpy() for k,v in kept(f"cue_searched_{which}_{kind.split()[0]}_{how}", make).items()}
 
-# %% ../../nbs/beyond/cue_halves.ipynb #cc8c8284
+# %% ../../nbs/beyond/cue_halves.ipynb #8b80360c
 def picked(
     which: str, measure: str, # Network; one of MEASURES
     options: list, # Of (kind, how, some rows of P)
@@ -92,7 +92,7 @@ def constant(measure)->np.ndarray: # (1001,)
     whole = box_iou(np.array([[0, 0, SIZE-1, SIZE-1]]), mask_boxes(masks))[0]>=FOUND
     return draws()@(silhouettes()@(masks.mean((1, 2)) if measure=='pxap' else whole))/(draws()@silhouettes().sum(1))
 
-# %% ../../nbs/beyond/cue_halves.ipynb #90de4493
+# %% ../../nbs/beyond/cue_halves.ipynb #fbd33c63
 ANGULAR,PAIRS = ('cosine', 'angle', 'avc', 'avh'),(('ivr', 'minmax'), ('max', 'minmax'), ('max', 'ivr'), ('pas', 'minmax'))
 BEST = {'best cam': ('cam',), 'best angular': ANGULAR, 'best norm': ('norm',)}
 
@@ -126,7 +126,7 @@ def quantities(
             q[f'{m} {a} - {b}'] = q[f'{m} {a}']-q[f'{m} {b}']
     return q,picks
 
-# %% ../../nbs/beyond/cue_halves.ipynb #d67f1878
+# %% ../../nbs/beyond/cue_halves.ipynb #1c8f7838
 def outliers(
     which: str, # '0', '1' or '2'
     seed: int, # Of the split
@@ -137,13 +137,13 @@ def outliers(
     shares = {'high outliers': v[:, -1]-v[:, -1-RANKS//10], 'low outliers': v[:, RANKS//10]-v[:, 0]}
     def gain(f): return f('ivr')-f('minmax')
     for end in ('', ' published'):
-        def iou(how): return np.where(first, *(fits(t, how, p)[:, tau] for _,_,p,tau in picks[f'box cam {how}{end}']))
+        def iou(how, end=end): return np.where(first, *(fits(t, how, p)[:, tau] for _,_,p,tau in picks[f'box cam {how}{end}']))
         for name,share in shares.items():
             share,better = share/(v[:, -1]-v[:, 0]),gain(iou)
             q[f'gain and {name}{end}'] = np.append(spearman(share, better), bootstrap_spearman(share, better, N_BOOT, groups=of)[:, 0])
-            def pxap(how, keep): return average_precision(*(draws()@c for c in np.where(halves()[2*seed][:, None]>0,
+            def pxap(how, keep, end=end): return average_precision(*(draws()@c for c in np.where(halves()[2*seed][:, None]>0,
                 *(pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
-            upper,lower = (gain(lambda how: pxap(how, keep)) for keep in (share>np.median(share), share<=np.median(share)))
+            upper,lower = (gain(lambda how, keep=keep: pxap(how, keep)) for keep in (share>np.median(share), share<=np.median(share)))
             q |= {f'pxap gain, more {name}{end}': upper, f'pxap gain, fewer {name}{end}': lower, f'pxap gain by {name}{end}': upper-lower}
     return q
 
