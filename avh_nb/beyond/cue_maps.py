@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'RANKS', 'STEP', 'CENTRE', 'THRESHOLDS', 'TAUS', 'lite_maps', 'shown_class', 'class_maps', 'curves', 'places',
            'table', 'ends', 'ranked', 'silhouettes', 'pixels', 'fits']
 
-# %% ../../nbs/beyond/cue_maps.ipynb #011a3e6f
+# %% ../../nbs/beyond/cue_maps.ipynb #4e99b767
 import numpy as np, torch
 from functools import cache
 from torchvision.transforms.v2 import functional as tv
@@ -19,7 +19,7 @@ from ..paper.lite import LITES, categories_of, features, imagenet_head, kept
 from ..stats.localisation import box_iou, threshold_boxes
 from ..train.models import efficientnet_lite
 
-# %% ../../nbs/beyond/cue_maps.ipynb #4b41b569
+# %% ../../nbs/beyond/cue_maps.ipynb #db605bca
 @torch.no_grad()
 def lite_maps(
     which: str, # '0', '1' or '2'
@@ -46,16 +46,16 @@ def shown_class(
 
 def class_maps(
     which: str, kind: str, # Network, and one of MAPS
-    of: str='shape', # As of shown_class
-    rows: slice=slice(None), # Of which images
+    x: torch.Tensor, # Feature maps (N, 1280, h, w)
+    y: torch.Tensor, # Classes (N,)
 ): # Yields (n, 224, 224), 50 at a time
-    "Maps of the shown class, turned so that high speaks for it, at the size of the images"
-    head,y,x = Head(*imagenet_head(which)),shown_class(which, of)[rows],lite_maps(which)[rows]
+    "Maps of classes, turned so that high speaks for them, at the size of the images"
+    head = Head(*imagenet_head(which))
     for b,c in zip(x.split(50), y.split(50)): yield resize_map(evidence(map_of(head, b.float(), c, kind), kind), SIZE).numpy()
 
 SIZE = 224 # Pixels of a side
 
-# %% ../../nbs/beyond/cue_maps.ipynb #44ab2dbe
+# %% ../../nbs/beyond/cue_maps.ipynb #738bb9b0
 RANKS,STEP = 1000,4 # Values are kept at so many ranks, the overlap of boxes at every fourth of them
 
 def curves(
@@ -79,7 +79,7 @@ def places(
     "Which of the sorted pixels stand at each thousandth"
     return np.append(np.arange(RANKS)*pixels//RANKS, pixels-1)
 
-# %% ../../nbs/beyond/cue_maps.ipynb #d212d072
+# %% ../../nbs/beyond/cue_maps.ipynb #05daa528
 CENTRE = 'centre Gaussian' # Of 56 pixels, whatever the image
 
 @cache
@@ -92,7 +92,7 @@ def table(
     boxes = mask_boxes(masks) if of=='shape' else None
     def make():
         far = (np.arange(SIZE)-(SIZE-1)/2)**2
-        maps = [np.exp(-(far[:, None]+far)/2/56**2)[None]] if kind==CENTRE else class_maps(which, kind, of)
+        maps = [np.exp(-(far[:, None]+far)/2/56**2)[None]] if kind==CENTRE else class_maps(which, kind, lite_maps(which), shown_class(which, of))
         parts,at = [],0
         for m in maps:
             rows = slice(at, at+(len(m) if len(m)>1 else len(masks)))
@@ -100,7 +100,7 @@ def table(
         return {k: torch.from_numpy(np.concatenate([p[k] for p in parts]).astype(np.float32)) for k in parts[0]}
     return {k: v.numpy() for k,v in kept('cue_curves_'+('centre' if kind==CENTRE else f'{which}_{kind}_{of}'), make).items()}
 
-# %% ../../nbs/beyond/cue_maps.ipynb #994e1e7c
+# %% ../../nbs/beyond/cue_maps.ipynb #34a6406b
 THRESHOLDS,TAUS = np.arange(1001)/1000,np.arange(1, 256)/255 # Of pixels, as PxAP is published; of boxes, in 8 bits
 
 def ends(values, how, p):
