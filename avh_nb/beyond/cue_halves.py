@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'HOWS', 'MEASURES', 'P', 'FOUND', 'SPLITS', 'N_BOOT', 'ANGULAR', 'PAIRS', 'BEST', 'halves', 'draws', 'hits',
            'searched', 'picked', 'counted', 'tested_on', 'constant', 'quantities', 'outliers']
 
-# %% ../../nbs/beyond/cue_halves.ipynb #dda4715f
+# %% ../../nbs/beyond/cue_halves.ipynb #08a3055d
 import numpy as np, torch
 from functools import cache, lru_cache
 from .cue_maps import CENTRE, RANKS, SIZE, fits, pixels, silhouettes, table
@@ -18,7 +18,7 @@ from ..paper.lite import kept
 from ..stats.correlation import bootstrap_spearman, spearman
 from ..stats.localisation import average_precision, box_iou
 
-# %% ../../nbs/beyond/cue_halves.ipynb #efbce352
+# %% ../../nbs/beyond/cue_halves.ipynb #97f5c9ab
 KINDS,HOWS,MEASURES = tuple(MAPS),tuple(NORMALISATIONS),('pxap', 'box')
 P = np.array([0, .1, .2, .3, .4, .45, .5, .6, .7, .8, .9]) # Parameters that are tried
 FOUND,SPLITS,N_BOOT = .7,10,1000 # IoU that counts as found; halvings; draws
@@ -56,7 +56,7 @@ def searched(
         return {k: torch.from_numpy(np.stack(v)) for k,v in found.items()}
     return {k: v.numpy() for k,v in kept(f"cue_searched_{which}_{kind.split()[0]}_{how}", make).items()}
 
-# %% ../../nbs/beyond/cue_halves.ipynb #8b80360c
+# %% ../../nbs/beyond/cue_halves.ipynb #e03fd90e
 def picked(
     which: str, measure: str, # Network; one of MEASURES
     options: list, # Of (kind, how, some rows of P)
@@ -92,7 +92,7 @@ def constant(measure)->np.ndarray: # (1001,)
     whole = box_iou(np.array([[0, 0, SIZE-1, SIZE-1]]), mask_boxes(masks))[0]>=FOUND
     return draws()@(silhouettes()@(masks.mean((1, 2)) if measure=='pxap' else whole))/(draws()@silhouettes().sum(1))
 
-# %% ../../nbs/beyond/cue_halves.ipynb #fbd33c63
+# %% ../../nbs/beyond/cue_halves.ipynb #ab446dd7
 ANGULAR,PAIRS = ('cosine', 'angle', 'avc', 'avh'),(('ivr', 'minmax'), ('max', 'minmax'), ('max', 'ivr'), ('pas', 'minmax'))
 BEST = {'best cam': ('cam',), 'best angular': ANGULAR, 'best norm': ('norm',)}
 
@@ -126,7 +126,7 @@ def quantities(
             q[f'{m} {a} - {b}'] = q[f'{m} {a}']-q[f'{m} {b}']
     return q,picks
 
-# %% ../../nbs/beyond/cue_halves.ipynb #1c8f7838
+# %% ../../nbs/beyond/cue_halves.ipynb #8660249e
 def outliers(
     which: str, # '0', '1' or '2'
     seed: int, # Of the split

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_TEXTURE', 'SEEN', 'POOLINGS', 'PARTS', 'pixels_auc', 'seen', 'pooled', 'with_ends', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_seen.ipynb #3270f86e
+# %% ../../nbs/beyond/cue_seen.ipynb #c3a4db85
 import numpy as np, torch, torch.nn.functional as F
 from .cue_halves import HOWS, KINDS, MEASURES, N_BOOT, P, SPLITS, draws, outliers, quantities, searched
 from .cue_maps import SIZE, lite_maps, places, silhouettes, table
@@ -17,7 +17,7 @@ from ..report.who import keep_ranks
 from ..stats.correlation import bootstrap_spearman, interval, spearman
 from scipy import stats
 
-# %% ../../nbs/beyond/cue_seen.ipynb #891382b6
+# %% ../../nbs/beyond/cue_seen.ipynb #8c92b200
 def pixels_auc(
     t: dict, # A table
 )->np.ndarray: # (N,) from 0 to 1; half where the map says nothing of the object
@@ -50,7 +50,7 @@ def seen(
 OF_TEXTURE = 'cam', 'angle', 'avh' # Maps that are also made of the class of the texture
 SEEN = (0, 2), (3, 5), (6, 7), (8, 8), (9, 9), (10, 10) # Of ten people, how many saw the shape
 
-# %% ../../nbs/beyond/cue_seen.ipynb #556d90b7
+# %% ../../nbs/beyond/cue_seen.ipynb #99aa710c
 POOLINGS = 'everywhere', 'inside the silhouette', 'the best place'
 
 def pooled(
@@ -71,7 +71,7 @@ def pooled(
     best = cosine.masked_fill(~x.any(1), -torch.inf).argmax(1)
     return x[torch.arange(len(x)), :, best],w,y
 
-# %% ../../nbs/beyond/cue_seen.ipynb #61c6c74a
+# %% ../../nbs/beyond/cue_seen.ipynb #a24668f8
 def with_ends(
     q: dict, # Name to (1001,)
 )->dict: # Numbers
