@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'RANKS', 'STEP', 'CENTRE', 'THRESHOLDS', 'TAUS', 'lite_maps', 'shown_class', 'class_maps', 'curves', 'places',
            'table', 'ends', 'ranked', 'silhouettes', 'pixels', 'fits']
 
-# %% ../../nbs/beyond/cue_maps.ipynb #bf5270c3
+# %% ../../nbs/beyond/cue_maps.ipynb #6c2368ba
 import numpy as np, torch
 from functools import cache
 from torchvision.transforms.v2 import functional as tv
@@ -19,7 +19,7 @@ from ..paper.lite import LITES, categories_of, features, imagenet_head, kept
 from ..stats.localisation import box_iou, threshold_boxes
 from ..train.models import efficientnet_lite
 
-# %% ../../nbs/beyond/cue_maps.ipynb #6734bec2
+# %% ../../nbs/beyond/cue_maps.ipynb #9186a0d1
 @torch.no_grad()
 def lite_maps(
     which: str, # '0', '1' or '2'
@@ -55,7 +55,7 @@ def class_maps(
 
 SIZE = 224 # Pixels of a side
 
-# %% ../../nbs/beyond/cue_maps.ipynb #5bd35fca
+# %% ../../nbs/beyond/cue_maps.ipynb #644a0c26
 RANKS,STEP = 1000,4 # Values are kept at so many ranks, the overlap of boxes at every fourth of them
 
 def curves(
@@ -79,7 +79,7 @@ def places(
     "Which of the sorted pixels stand at each thousandth"
     return np.append(np.arange(RANKS)*pixels//RANKS, pixels-1)
 
-# %% ../../nbs/beyond/cue_maps.ipynb #fbe64d2e
+# %% ../../nbs/beyond/cue_maps.ipynb #61552d65
 CENTRE = 'centre Gaussian' # Of 56 pixels, whatever the image
 
 @cache
@@ -92,7 +92,8 @@ def table(
     boxes = mask_boxes(masks) if of=='shape' else None
     def make():
         far = (np.arange(SIZE)-(SIZE-1)/2)**2
-        maps = [np.exp(-(far[:, None]+far)/2/56**2)[None]] if kind==CENTRE else class_maps(which, kind, lite_maps(which), shown_class(which, of))
+        maps = [np.exp(-(far[:, None]+far)/2/56**2)[None]]
+        if kind!=CENTRE: maps = class_maps(which, kind, lite_maps(which), shown_class(which, of))
         parts,at = [],0
         for m in maps:
             rows = slice(at, at+(len(m) if len(m)>1 else len(masks)))
@@ -100,7 +101,7 @@ def table(
         return {k: torch.from_numpy(np.concatenate([p[k] for p in parts]).astype(np.float32)) for k in parts[0]}
     return {k: v.numpy() for k,v in kept('cue_curves_'+('centre' if kind==CENTRE else f'{which}_{kind}_{of}'), make).items()}
 
-# %% ../../nbs/beyond/cue_maps.ipynb #5640543d
+# %% ../../nbs/beyond/cue_maps.ipynb #13bd9fa3
 THRESHOLDS,TAUS = np.arange(1001)/1000,np.arange(1, 256)/255 # Of pixels, as PxAP is published; of boxes, in 8 bits
 
 def ends(values, how, p):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OF_TEXTURE', 'SEEN', 'POOLINGS', 'PARTS', 'pixels_auc', 'seen', 'pooled', 'with_ends', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_seen.ipynb #c3a4db85
+# %% ../../nbs/beyond/cue_seen.ipynb #cb5cc4e7
 import numpy as np, torch, torch.nn.functional as F
 from .cue_halves import HOWS, KINDS, MEASURES, N_BOOT, P, SPLITS, draws, outliers, quantities, searched
-from .cue_maps import SIZE, lite_maps, places, silhouettes, table
+from .cue_maps import CENTRE, SIZE, lite_maps, places, silhouettes, table
 from .networks import image_metrics, ranks_file
 from ..data.boxes import cue_masks
 from ..data.votes import cue_conflict
@@ -17,7 +17,7 @@ from ..report.who import keep_ranks
 from ..stats.correlation import bootstrap_spearman, interval, spearman
 from scipy import stats
 
-# %% ../../nbs/beyond/cue_seen.ipynb #8c92b200
+# %% ../../nbs/beyond/cue_seen.ipynb #269332f9
 def pixels_auc(
     t: dict, # A table
 )->np.ndarray: # (N,) from 0 to 1; half where the map says nothing of the object
@@ -37,7 +37,7 @@ def seen(
     people,s,of,tens = people[rows],s[:, rows],cue.silhouette[rows],np.rint(10*people[rows])
     def mean(v, some=1): return draws()@(s@(v*some))/np.maximum(1e-9, draws()@(s@(some+0*v)))
     def inner(a): a = stats.rankdata(a); return a-(s.T@((s@a)/s.sum(1)))
-    for kind in KINDS:
+    for kind in (*KINDS, CENTRE):
         auc = {c: pixels_auc(table(which, kind, c))[rows] for c in ('shape', *(['texture'] if kind in OF_TEXTURE else []))}
         for name,v in auc.items():
             q[f'auc {kind} {name}'],a,b = mean(v),inner(v),inner(people)
@@ -50,7 +50,7 @@ def seen(
 OF_TEXTURE = 'cam', 'angle', 'avh' # Maps that are also made of the class of the texture
 SEEN = (0, 2), (3, 5), (6, 7), (8, 8), (9, 9), (10, 10) # Of ten people, how many saw the shape
 
-# %% ../../nbs/beyond/cue_seen.ipynb #99aa710c
+# %% ../../nbs/beyond/cue_seen.ipynb #4ed11f68
 POOLINGS = 'everywhere', 'inside the silhouette', 'the best place'
 
 def pooled(
@@ -71,7 +71,7 @@ def pooled(
     best = cosine.masked_fill(~x.any(1), -torch.inf).argmax(1)
     return x[torch.arange(len(x)), :, best],w,y
 
-# %% ../../nbs/beyond/cue_seen.ipynb #a24668f8
+# %% ../../nbs/beyond/cue_seen.ipynb #4aeefa48
 def with_ends(
     q: dict, # Name to (1001,)
 )->dict: # Numbers
