@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_maps', 'gallery_rows', 'draw_gallery']
 
-# %% ../../nbs/beyond/cue_gallery.ipynb #db14d627
+# %% ../../nbs/beyond/cue_gallery.ipynb #441f0120
 import json, numpy as np
 from pathlib import Path
 from .cue_maps import class_maps, lite_maps, shown_class
@@ -14,7 +14,7 @@ from ..data.votes import cue_conflict
 from ..measure.normalise import normalise_map
 from ..report.plots import figure
 
-# %% ../../nbs/beyond/cue_gallery.ipynb #64f55ceb
+# %% ../../nbs/beyond/cue_gallery.ipynb #f2878001
 def kept_maps()->str: # The path of a file
     "The picture of four images and their maps that is kept with the project, since the images are not"
     return next(str(f) for p in (Path.cwd(), *Path.cwd().parents) if (f := p/'nbs'/'images'/'cue_maps.jpg').exists())
@@ -42,8 +42,8 @@ def draw_gallery(path, which='0'):
             votes = [int(cue.votes.counts[i, c]) for c in (cue.images.y[i], cue.texture[i])]
             said.append(dict(row=i, shape=a, texture=b, votes=votes))
             for ax,(name,m) in zip(line, {f'{a}: {votes[0]}\n{b}: {votes[1]}': None, **shown}.items()):
-                ax.imshow(cue.images.x[i].permute(1, 2, 0).numpy())
-                if m is not None: ax.imshow(m[r], alpha=.6, vmin=0, vmax=1)
+                light = 1 if m is None else .15+.85*m[r][..., None] # bright where the map is high: legible without colour
+                ax.imshow(cue.images.x[i].permute(1, 2, 0).numpy()/255*light)
                 ax.contour(cue_masks()[i].numpy(), [.5], colors='white', linewidths=1)
                 ax.set_title(name if m is None or r==0 else '', fontsize=12)
                 ax.axis('off')

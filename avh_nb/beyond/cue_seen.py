@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OF_TEXTURE', 'SEEN', 'POOLINGS', 'PARTS', 'pixels_auc', 'seen', 'pooled', 'with_ends', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_seen.ipynb #cb5cc4e7
+# %% ../../nbs/beyond/cue_seen.ipynb #9803d701
 import numpy as np, torch, torch.nn.functional as F
-from .cue_halves import HOWS, KINDS, MEASURES, N_BOOT, P, SPLITS, draws, outliers, quantities, searched
+from .cue_halves import HOWS, KINDS, N_BOOT, P, SPLITS, draws, outliers, quantities, searched
 from .cue_maps import CENTRE, SIZE, lite_maps, places, silhouettes, table
 from .networks import image_metrics, ranks_file
 from ..data.boxes import cue_masks
@@ -17,7 +17,7 @@ from ..report.who import keep_ranks
 from ..stats.correlation import bootstrap_spearman, interval, spearman
 from scipy import stats
 
-# %% ../../nbs/beyond/cue_seen.ipynb #269332f9
+# %% ../../nbs/beyond/cue_seen.ipynb #90cd3a6e
 def pixels_auc(
     t: dict, # A table
 )->np.ndarray: # (N,) from 0 to 1; half where the map says nothing of the object
@@ -33,24 +33,29 @@ def seen(
     "Do maps of the class of the shape, and of that of the texture, lie less within the silhouette where fewer people saw the shape?"
     cue,q = cue_conflict(),{}
     y = cue.images.y.numpy()
-    rows,people,s = np.flatnonzero(cue.texture!=y),cue.votes.hsf(y),silhouettes()
-    people,s,of,tens = people[rows],s[:, rows],cue.silhouette[rows],np.rint(10*people[rows])
-    def mean(v, some=1): return draws()@(s@(v*some))/np.maximum(1e-9, draws()@(s@(some+0*v)))
-    def inner(a): a = stats.rankdata(a); return a-(s.T@((s@a)/s.sum(1)))
+    conflict,people,s = cue.texture!=y,cue.votes.hsf(y),silhouettes()
+    tens,of = np.rint(10*people),cue.silhouette[conflict]
+    def mean(v, some=conflict): return draws()@(s@(v*some))/np.maximum(1e-9, draws()@(s@(some+0*v)))
+    def inner(a): # ranks among the images in conflict, beside the mean of those of one silhouette
+        ranks = np.zeros(len(y)); ranks[conflict] = stats.rankdata(a[conflict])
+        return ranks-(s.T@((s@ranks)/np.maximum(1e-9, s@conflict)))
     for kind in (*KINDS, CENTRE):
-        auc = {c: pixels_auc(table(which, kind, c))[rows] for c in ('shape', *(['texture'] if kind in OF_TEXTURE else []))}
+        auc = {c: pixels_auc(table(which, kind, c)) for c in ('shape', *(['texture'] if kind in OF_TEXTURE else []))}
+        q[f'auc {kind}, no conflict'] = mean(auc['shape'], ~conflict)
         for name,v in auc.items():
             q[f'auc {kind} {name}'],a,b = mean(v),inner(v),inner(people)
-            q[f'votes and auc {kind} {name}'] = np.append(spearman(v, people), bootstrap_spearman(v, people, N_BOOT, groups=of)[:, 0])
-            q[f'votes and auc {kind} {name} within'] = mean(a*b)/np.sqrt(mean(a*a)*mean(b*b))
-            for low,high in SEEN: q[f'auc {kind} {name}, {low} to {high} of 10'] = mean(v, (tens>=low) & (tens<=high))
+            rho = bootstrap_spearman(v[conflict], people[conflict], N_BOOT, groups=of)[:, 0]
+            q[f'votes and auc {kind} {name}'] = np.append(spearman(v[conflict], people[conflict]), rho)
+            if kind!=CENTRE: q[f'votes and auc {kind} {name} within'] = mean(a*b)/np.sqrt(mean(a*a)*mean(b*b))
+            for low,high in SEEN: q[f'auc {kind} {name}, {low} to {high} of 10'] = mean(v, conflict & (tens>=low) & (tens<=high))
+        for more in (' shape', ', no conflict'): q[f'auc {kind} - cam{more}'] = q[f'auc {kind}{more}']-q[f'auc cam{more}']
         if kind in OF_TEXTURE: q[f'auc {kind} shape - texture'] = q[f'auc {kind} shape']-q[f'auc {kind} texture']
     return q
 
 OF_TEXTURE = 'cam', 'angle', 'avh' # Maps that are also made of the class of the texture
 SEEN = (0, 2), (3, 5), (6, 7), (8, 8), (9, 9), (10, 10) # Of ten people, how many saw the shape
 
-# %% ../../nbs/beyond/cue_seen.ipynb #4ed11f68
+# %% ../../nbs/beyond/cue_seen.ipynb #5fcf315b
 POOLINGS = 'everywhere', 'inside the silhouette', 'the best place'
 
 def pooled(
@@ -71,7 +76,7 @@ def pooled(
     best = cosine.masked_fill(~x.any(1), -torch.inf).argmax(1)
     return x[torch.arange(len(x)), :, best],w,y
 
-# %% ../../nbs/beyond/cue_seen.ipynb #4aeefa48
+# %% ../../nbs/beyond/cue_seen.ipynb #d56bab71
 def with_ends(
     q: dict, # Name to (1001,)
 )->dict: # Numbers
@@ -103,8 +108,9 @@ def run(config, seed, device='cpu'):
     if config['part']=='together':
         of = [all_of(which) for which in LITES]
         return with_ends({k: np.mean([q[k] for q in of], 0) for k in of[0]})
-    if config['part']=='curve': return {f'{m} {kind} {how} {p:g}': round(float(v), 5) for m in MEASURES for kind in KINDS for how in HOWS
-        for p,v in zip(P, searched(str(seed), kind, how)[m][:, -1])}
+    if config['part']=='curve':
+        of = [(m, kind, how, searched(str(seed), kind, how)[m][:, -1]) for m in ('pxap', 'box', 'small') for kind in KINDS for how in HOWS]
+        return {f'{m} {kind} {how} {p:g}': round(float(v), 5) for m,kind,how,values in of for p,v in zip(P, values)}
     x,w,y = pooled(str(seed), config['pooling'])
     metrics,s = image_metrics(x, w, y, cue_conflict().votes.hsf(y.numpy()))
     keep_ranks(ranks_file('localisation', config, seed), avh=s.avh, confidence=s.confidence, norm=s.norm)
