@@ -38,6 +38,7 @@ def draws()->np.ndarray: # (1001, 160)
     n,rng = len(silhouettes()),np.random.default_rng(0)
     return np.stack([np.ones(n), *(np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(N_BOOT))])
 
+# %% ../../nbs/beyond/cue_halves.ipynb #c1f5d08e
 @cache
 def counting(
     measure: str, # 'box' or 'small'
