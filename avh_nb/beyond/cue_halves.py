@@ -53,7 +53,7 @@ def share_found(
     weights, # (B, 160) how often each silhouette counts
 )->np.ndarray: # (B, T) or (B,)
     "The share of images whose box is found"
-    total = weights@counting(measure).sum(1)
+    total = np.maximum(weights@counting(measure).sum(1), 1e-9) # a draw may hold none of them
     return weights@(counting(measure)@good)/(total if good.ndim==1 else total[:, None])
 
 @cache
