@@ -394,8 +394,8 @@ def test_known_figures_of_cue_conflict():
     centre = np.exp(-(away[:, None]**2+away**2)/(2*56**2))
     some = masks[::80]
     for map,known in ((np.full((224, 224), .5), .444), (centre, .711)):
-        bins = np.searchsorted(np.append(GRID, 1), map, 'right')-1
-        def of(m, bins=bins.ravel()): return average_precision(*(np.bincount(bins, v.sum(0).ravel()) for v in (m, ~m)))
+        bins = np.searchsorted(np.append(GRID, 1), map, 'right').ravel()-1
+        def of(m, bins=bins): return average_precision(*(np.bincount(bins, v.sum(0).ravel()) for v in (m, ~m)))
         assert of(masks)==pytest.approx(known, abs=6e-4)
         assert of(some)==pytest.approx(pixel_average_precision([map]*len(some), some), abs=1e-12)
     passed = max_box_accuracy(np.ones((len(some), 224, 224)), [b[None] for b in mask_boxes(some)]).by_iou
