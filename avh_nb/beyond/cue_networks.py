@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'TRAIN', 'HELD', 'PER_CELL', 'EPOCHS', 'BATCH', 'GRID', '
            'cue_sets', 'Followed', 'cue_shares', 'preference_metrics', 'cell_counts', 'cue_learner', 'agreeing_loss',
            'run_preference']
 
-# %% ../../nbs/beyond/cue_networks.ipynb #0885700d
+# %% ../../nbs/beyond/cue_networks.ipynb #dbbae66d
 import torch
 from accelerate.utils import set_seed
 from math import pi
@@ -19,7 +19,7 @@ from ..data.images import Images
 from ..train.learner import Learner
 from ..train.models import Classifier, resnet
 
-# %% ../../nbs/beyond/cue_networks.ipynb #088d7b61
+# %% ../../nbs/beyond/cue_networks.ipynb #63924f59
 def mlp(n_classes, size=64):
     "Three hidden layers on the pixels"
     def layer(n_in, n_out): return nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
@@ -37,7 +37,7 @@ def small_resnet(n_classes, size=64):
 
 NETWORKS = {'ResNet': small_resnet, 'MLP': mlp, 'ViT': small_vit}
 
-# %% ../../nbs/beyond/cue_networks.ipynb #f16bf98c
+# %% ../../nbs/beyond/cue_networks.ipynb #7d22e2a5
 TRAIN,HELD,PER_CELL = 3500,500,20
 
 def cue_sets(
@@ -53,7 +53,7 @@ def cue_sets(
     cells = 3**len(CUES)-3
     return agree[order[:train]],agree[order[train:]],sprite_cues('off-diagonal', cells*per_cell, shapes, seed, bins, size=size)
 
-# %% ../../nbs/beyond/cue_networks.ipynb #557ae44d
+# %% ../../nbs/beyond/cue_networks.ipynb #109e1031
 class Followed:
     "A callback: before the first and after each epoch, what a network says of images whose cues disagree"
     def __init__(self,
@@ -74,7 +74,7 @@ class Followed:
     def answers(self, epoch=-1)->torch.Tensor: # (N,) the predicted classes after an epoch
         return self.seen[epoch]['confidence'].argmax(1)
 
-# %% ../../nbs/beyond/cue_networks.ipynb #41334025
+# %% ../../nbs/beyond/cue_networks.ipynb #6e751255
 def cue_shares(
     p: torch.Tensor, # (N, L) of each image a number for each class
     levels: torch.Tensor, # (N, K) the class that each cue names
@@ -107,10 +107,10 @@ def cell_counts(
     for k,a in zip(key, answers.tolist()): counts[k][a] += 1
     return {f'cell {k}': '/'.join(map(str, v)) for k,v in counts.items()}
 
-# %% ../../nbs/beyond/cue_networks.ipynb #d5dc9122
-EPOCHS,BATCH = 20,128
+# %% ../../nbs/beyond/cue_networks.ipynb #a7e8dcc1
+EPOCHS,BATCH = 10,128
 GRID = .01, .03, .1 # peaks to choose from
-RATES = dict(ResNet=.1, MLP=.03, ViT=.03) # chosen
+RATES = dict(ResNet=.1, MLP=.1, ViT=.1) # chosen
 
 def cue_learner(
     model: nn.Module, # A Classifier
@@ -133,7 +133,7 @@ def run_preference(config, seed, device='cpu')->dict: # Metrics
     set_seed(seed)
     model,name = NETWORKS[config['network']](len(train.classes)),config['network']
     if config['part']=='rate':
-        learner = cue_learner(model, train, seed, EPOCHS//4, config['rate'], device=device).fit()
+        learner = cue_learner(model, train, seed, EPOCHS//2, config['rate'], device=device).fit()
         return dict(loss=agreeing_loss(learner, held))
     followed = Followed(conflict, held)
     learner = cue_learner(model, train, seed, lr=RATES[name], callbacks=(followed,), device=device).fit()

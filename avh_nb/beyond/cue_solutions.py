@@ -6,7 +6,7 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #66e95ae1
+# %% ../../nbs/beyond/cue_solutions.ipynb #451c258c
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from ..data.cues import CUES, sprite_cues
 from ..data.images import Images
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #634ed099
+# %% ../../nbs/beyond/cue_solutions.ipynb #d091a0d6
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -44,7 +44,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #b8fccb70
+# %% ../../nbs/beyond/cue_solutions.ipynb #5b254506
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -64,7 +64,7 @@ def loss_rises(
         res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #106b4350
+# %% ../../nbs/beyond/cue_solutions.ipynb #4d378f29
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -89,9 +89,9 @@ def forced_network(config, seed, device='cpu'):
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #5a502cfa
+# %% ../../nbs/beyond/cue_solutions.ipynb #5fa65bb7
 STARTS = .25, .5, 1., 2. # relative radii: 14, 27, 45 and 63 degrees
-AGAIN,AGAIN_RATE = 5,.03 # epochs, and the peak of the rate
+AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
 def shares_of(learner, conflict)->dict: # Cue to a share
     "How many images are put into the class that each cue names"
@@ -112,7 +112,7 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
     return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a47bb342
+# %% ../../nbs/beyond/cue_solutions.ipynb #713ea458
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -129,7 +129,7 @@ def run_probe(config, seed, device='cpu')->dict:
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #76d4a888
+# %% ../../nbs/beyond/cue_solutions.ipynb #fadcc034
 def grid(
     seeds: int=3, # Of all but the preferences, which have two more
     part: str='all', # rate, preference, bins, forced, abundance, probe, or all
