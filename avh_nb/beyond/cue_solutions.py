@@ -6,7 +6,7 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #eee23cd7
+# %% ../../nbs/beyond/cue_solutions.ipynb #6e582a66
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from avh_nb.beyond.cue_networks import (GRID, NETWORKS, RATES, TRAIN, agreeing_l
     run_preference)
 from ..core import all_or_nothing, seeded, work_folder
 from ..data.cues import CUES, sprite_cues
-from ..data.images import Images
+from ..data.images import Images, Normalise
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #20881526
+# %% ../../nbs/beyond/cue_solutions.ipynb #e63cb826
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -45,7 +45,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #015a7e73
+# %% ../../nbs/beyond/cue_solutions.ipynb #869d4de9
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -65,7 +65,7 @@ def loss_rises(
         res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #25105525
+# %% ../../nbs/beyond/cue_solutions.ipynb #81a2c3dc
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -85,12 +85,14 @@ def forced_network(config, seed, device='cpu'):
     with at_work('shortcuts-forced', key, seed): # two runs may ask for the same one
         if not path.exists():
             more = sprite_cues('off-diagonal', TRAIN//n_cells(CUES)*n_cells(CUES), config['shapes'], 1000+seed)
-            learner = cue_learner(model, forced_set(config['cue'], train, more), seed, lr=lr, device=device).fit()
+            learner = cue_learner(model, forced_set(config['cue'], train, more), seed, lr=lr, device=device)
+            learner.normalise = Normalise(train) # as wherever it is looked at: the mean of a colour depends on what it goes with
+            learner.fit()
             with all_or_nothing(path) as part: save_file({k: v.contiguous() for k,v in learner.bare_model.state_dict().items()}, part)
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #9b1d4f01
+# %% ../../nbs/beyond/cue_solutions.ipynb #83d761b9
 STARTS = .5, 1., 2. # relative radii: 27, 45 and 63 degrees
 AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
@@ -113,7 +115,7 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
     return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #e5e3a73d
+# %% ../../nbs/beyond/cue_solutions.ipynb #9a8f32dc
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -130,7 +132,7 @@ def run_probe(config, seed, device='cpu')->dict:
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a8ba83ff
+# %% ../../nbs/beyond/cue_solutions.ipynb #c2a7961a
 def grid(
     seeds: int=3, # Of all but the preferences, the preferences, which have two more
     part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, or all
