@@ -6,20 +6,21 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #451c258c
+# %% ../../nbs/beyond/cue_solutions.ipynb #5f478fbd
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
+from itertools import combinations
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from .cue_networks import GRID, HELD, NETWORKS, RATES, TRAIN, agreeing_loss, cue_learner, cue_sets, cue_shares, run_preference
+from .cue_networks import GRID, NETWORKS, RATES, TRAIN, agreeing_loss, cue_learner, cue_sets, cue_shares, n_cells, run_preference
 from ..core import all_or_nothing, seeded, work_folder
 from ..data.cues import CUES, sprite_cues
 from ..data.images import Images
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #d091a0d6
+# %% ../../nbs/beyond/cue_solutions.ipynb #50a1afda
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -44,7 +45,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #5b254506
+# %% ../../nbs/beyond/cue_solutions.ipynb #f3681244
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -64,7 +65,7 @@ def loss_rises(
         res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #4d378f29
+# %% ../../nbs/beyond/cue_solutions.ipynb #a5355b45
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -83,14 +84,14 @@ def forced_network(config, seed, device='cpu'):
     key = dict(part='forced', network=config['network'], shapes=config['shapes'], cue=config['cue'])
     with at_work('shortcuts-forced', key, seed): # two runs may ask for the same one
         if not path.exists():
-            more = sprite_cues('off-diagonal', TRAIN//78*78, config['shapes'], 1000+seed)
+            more = sprite_cues('off-diagonal', TRAIN//n_cells(CUES)*n_cells(CUES), config['shapes'], 1000+seed)
             learner = cue_learner(model, forced_set(config['cue'], train, more), seed, lr=lr, device=device).fit()
             with all_or_nothing(path) as part: save_file({k: v.contiguous() for k,v in learner.bare_model.state_dict().items()}, part)
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #5fa65bb7
-STARTS = .25, .5, 1., 2. # relative radii: 14, 27, 45 and 63 degrees
+# %% ../../nbs/beyond/cue_solutions.ipynb #f2ad67ae
+STARTS = .5, 1., 2. # relative radii: 27, 45 and 63 degrees
 AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
 def shares_of(learner, conflict)->dict: # Cue to a share
@@ -112,7 +113,7 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
     return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #713ea458
+# %% ../../nbs/beyond/cue_solutions.ipynb #4f2e6689
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -125,21 +126,25 @@ def probe_accuracy(
 
 def run_probe(config, seed, device='cpu')->dict:
     "A linear probe of a cue, on images whose cues disagree"
-    of = sprite_cues('off-diagonal', 78*60, config['shapes'], 2000+seed).of(config['cue'])
+    of = sprite_cues('off-diagonal', 60*n_cells(CUES), config['shapes'], 2000+seed).of(config['cue'])
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #fadcc034
+# %% ../../nbs/beyond/cue_solutions.ipynb #df1a3bdd
 def grid(
-    seeds: int=3, # Of all but the preferences, which have two more
-    part: str='all', # rate, preference, bins, forced, abundance, probe, or all
+    seeds: int=3, # Of all but the preferences, with four cues and with three, which have two more
+    part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, or all
 )->list: # Of (config, seed)
     "What is trained"
     shapes,fair = ('fair', 'published'),dict(network='ResNet', shapes='fair')
     parts = dict(
         rate=[(dict(part='rate', network=n, shapes='fair', rate=r), 99) for n in NETWORKS for r in GRID],
         preference=[(dict(part='preference', network=n, shapes=f), s) for s in range(seeds+2) for n in NETWORKS for f in shapes],
-        bins=[(dict(part='bins', network='ResNet', shapes='published', bins='published'), s) for s in range(seeds)],
+        **{'without colour': [(dict(part='without colour', network=n, shapes=f, cues=', '.join(CUES[1:])), s) for s in range(seeds+2)
+            for n in NETWORKS for f in shapes]},
+        pairs=[(dict(part='pairs', **fair, cues=f'{a}, {b}'), s) for s in range(seeds) for a,b in combinations(CUES[1:], 2)],
+        bins=[(dict(part='bins', network='ResNet', shapes='published', bins='published', cues=', '.join(CUES[1:])), s)
+            for s in range(seeds)],
         forced=[(dict(part='forced', **fair, cue=c), s) for s in range(seeds) for c in CUES],
         abundance=[(dict(part='abundance', **fair, cue=c, radius=r), s) for s in range(seeds) for r in STARTS for c in CUES],
         probe=[(dict(part='probe', network='linear', shapes=f, cue=c), s) for s in range(seeds) for f in shapes for c in CUES])
@@ -148,6 +153,5 @@ def grid(
 
 def run(config, seed, device='cpu'):
     "One run of the study"
-    how = dict(rate=run_preference, preference=run_preference, bins=run_preference, forced=run_solution, abundance=run_solution,
-        probe=run_probe)
-    return how[config['part']](config, seed, device)
+    how = dict(forced=run_solution, abundance=run_solution, probe=run_probe)
+    return how.get(config['part'], run_preference)(config, seed, device)
