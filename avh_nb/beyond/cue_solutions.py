@@ -6,11 +6,10 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #5f478fbd
+# %% ../../nbs/beyond/cue_solutions.ipynb #0cf6aee8
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
-from itertools import combinations
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -20,7 +19,7 @@ from ..data.cues import CUES, sprite_cues
 from ..data.images import Images
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #50a1afda
+# %% ../../nbs/beyond/cue_solutions.ipynb #41b04f69
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -45,7 +44,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #f3681244
+# %% ../../nbs/beyond/cue_solutions.ipynb #38c413dd
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -65,7 +64,7 @@ def loss_rises(
         res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a5355b45
+# %% ../../nbs/beyond/cue_solutions.ipynb #dd757713
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -90,7 +89,7 @@ def forced_network(config, seed, device='cpu'):
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #f2ad67ae
+# %% ../../nbs/beyond/cue_solutions.ipynb #2adbe0df
 STARTS = .5, 1., 2. # relative radii: 27, 45 and 63 degrees
 AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
@@ -113,7 +112,7 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
     return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #4f2e6689
+# %% ../../nbs/beyond/cue_solutions.ipynb #a1213d43
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -130,9 +129,9 @@ def run_probe(config, seed, device='cpu')->dict:
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #df1a3bdd
+# %% ../../nbs/beyond/cue_solutions.ipynb #a52be075
 def grid(
-    seeds: int=3, # Of all but the preferences, with four cues and with three, which have two more
+    seeds: int=3, # Of all but the preferences, the preferences, which have two more
     part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, or all
 )->list: # Of (config, seed)
     "What is trained"
@@ -142,7 +141,8 @@ def grid(
         preference=[(dict(part='preference', network=n, shapes=f), s) for s in range(seeds+2) for n in NETWORKS for f in shapes],
         **{'without colour': [(dict(part='without colour', network=n, shapes=f, cues=', '.join(CUES[1:])), s) for s in range(seeds+2)
             for n in NETWORKS for f in shapes]},
-        pairs=[(dict(part='pairs', **fair, cues=f'{a}, {b}'), s) for s in range(seeds) for a,b in combinations(CUES[1:], 2)],
+        pairs=[(dict(part='pairs', network=n, shapes=f, cues='shape, orientation'), s) for s in range(seeds+2) for n in NETWORKS
+            for f in shapes],
         bins=[(dict(part='bins', network='ResNet', shapes='published', bins='published', cues=', '.join(CUES[1:])), s)
             for s in range(seeds)],
         forced=[(dict(part='forced', **fair, cue=c), s) for s in range(seeds) for c in CUES],
