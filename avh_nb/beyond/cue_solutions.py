@@ -6,20 +6,21 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #0cf6aee8
+# %% ../../nbs/beyond/cue_solutions.ipynb #eee23cd7
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from .cue_networks import GRID, NETWORKS, RATES, TRAIN, agreeing_loss, cue_learner, cue_sets, cue_shares, n_cells, run_preference
+from avh_nb.beyond.cue_networks import (GRID, NETWORKS, RATES, TRAIN, agreeing_loss, cue_learner, cue_sets, cue_shares, n_cells,
+    run_preference)
 from ..core import all_or_nothing, seeded, work_folder
 from ..data.cues import CUES, sprite_cues
 from ..data.images import Images
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #41b04f69
+# %% ../../nbs/beyond/cue_solutions.ipynb #20881526
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -44,7 +45,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #38c413dd
+# %% ../../nbs/beyond/cue_solutions.ipynb #015a7e73
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -64,7 +65,7 @@ def loss_rises(
         res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #dd757713
+# %% ../../nbs/beyond/cue_solutions.ipynb #25105525
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -89,7 +90,7 @@ def forced_network(config, seed, device='cpu'):
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #2adbe0df
+# %% ../../nbs/beyond/cue_solutions.ipynb #9b1d4f01
 STARTS = .5, 1., 2. # relative radii: 27, 45 and 63 degrees
 AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
@@ -112,7 +113,7 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
     return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a1213d43
+# %% ../../nbs/beyond/cue_solutions.ipynb #e5e3a73d
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -129,7 +130,7 @@ def run_probe(config, seed, device='cpu')->dict:
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a52be075
+# %% ../../nbs/beyond/cue_solutions.ipynb #a8ba83ff
 def grid(
     seeds: int=3, # Of all but the preferences, the preferences, which have two more
     part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, or all

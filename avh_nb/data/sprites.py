@@ -6,12 +6,12 @@
 __all__ = ['N_VALUES', 'LATENTS', 'SHAPES', 'COLOURS', 'AREA', 'SUBPIXELS', 'all_latents', 'check_latents', 'draw_sprites',
            'coloured', 'read_sprites']
 
-# %% ../../nbs/data/sprites.ipynb #3f448cd3
+# %% ../../nbs/data/sprites.ipynb #c2cfb00d
 import math, zipfile, zlib
 import numpy as np, torch
 from ..core import as_tensor
 
-# %% ../../nbs/data/sprites.ipynb #463c6656
+# %% ../../nbs/data/sprites.ipynb #b8524b92
 N_VALUES = dict(colour=4, shape=3, scale=6, orientation=39, x=32, y=32)
 LATENTS = tuple(N_VALUES)
 SHAPES = dict(published=('square', 'ellipse', 'heart'), fair=('heart', 'drop', 'L'))
@@ -36,7 +36,7 @@ def check_latents(
         raise ValueError(f"latents: row {i}: expected {factor} from 0 to {n-1}, got {values[i]}")
     return latents
 
-# %% ../../nbs/data/sprites.ipynb #2c2a456a
+# %% ../../nbs/data/sprites.ipynb #86c01a22
 AREA = 1.2 # of every shape at scale 1, where 1 is a quarter of the image's side
 
 def _square(u, v): return np.maximum(abs(u), abs(v))-math.sqrt(AREA)/2
@@ -66,7 +66,7 @@ def _corner(u, v):
 
 _OUTLINES = dict(square=_square, ellipse=_ellipse, heart=_heart, drop=_drop, L=_corner) # negative inside; v points up
 
-# %% ../../nbs/data/sprites.ipynb #05d56d86
+# %% ../../nbs/data/sprites.ipynb #45af00bd
 SUBPIXELS = 4 # in each direction
 
 def _in_colour(grey, colour):
@@ -101,7 +101,7 @@ def draw_sprites(
             for i,row,column,own in zip(some, top, left, share): grey[i, row:row+wide, column:column+wide] = np.rint(255*own)
     return _in_colour(torch.from_numpy(grey), latents[:, 0])
 
-# %% ../../nbs/data/sprites.ipynb #ac7a55e5
+# %% ../../nbs/data/sprites.ipynb #116f89e2
 def coloured(
     x: torch.Tensor, # Images (N, height, width), bytes of 0 and 1
     colour: torch.Tensor, # Of each image, integers (N,) from 0 to 3 in the order of COLOURS
@@ -117,7 +117,7 @@ def coloured(
     if len(off): raise ValueError(f"colour: expected from 0 to {len(COLOURS)-1}, got {colour[off[0, 0]]} for image {off[0, 0]}")
     return _in_colour(x.to(torch.uint8)*255, colour)
 
-# %% ../../nbs/data/sprites.ipynb #feed82e7
+# %% ../../nbs/data/sprites.ipynb #3c8dcef4
 def _rows(file, name, shape):
     "How many rows of this shape a member of an .npz has, and the rows in blocks, each with the number of its first"
     if f'{name}.npy' not in file.namelist(): raise ValueError(f"no member {name!r}, only {', '.join(file.namelist()) or 'nothing'}")
@@ -136,6 +136,7 @@ def _rows(file, name, shape):
         if member.read(1): raise ValueError(f"{name}: expected {n} rows, as its header says, got more")
     return whole[0],blocks(whole[0])
 
+# %% ../../nbs/data/sprites.ipynb #ecd6d798
 def _read(file, keep):
     "Images and latents of an open file"
     n,blocks = _rows(file, 'latents_classes', (len(LATENTS),))
