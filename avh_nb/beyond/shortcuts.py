@@ -7,7 +7,7 @@ __all__ = ['AT', 'PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_c
            'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance', 'networks_claims', 'angles_claims',
            'solutions_claims', 'claims', 'needs', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #04059819
+# %% ../../nbs/beyond/shortcuts.ipynb #b0e1f2e9
 import numpy as np, pandas as pd
 from accelerate.utils import set_seed
 from scipy.stats import kendalltau
@@ -25,7 +25,7 @@ from ..report.plots import figure, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #5f27d457
+# %% ../../nbs/beyond/shortcuts.ipynb #2c5b7ec8
 def fair_over_published(
     network, # One of NETWORKS
     cue: str='orientation', part: str='pairs', # As of `shares`
@@ -37,7 +37,7 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #a60ce2a8
+# %% ../../nbs/beyond/shortcuts.ipynb #c24d3dc4
 AT = .3 # relative radius
 
 def by_cue(
@@ -73,7 +73,7 @@ def draw_flatness():
         ax.set_xticks(RADII, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in RADII])
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #70ecee64
+# %% ../../nbs/beyond/shortcuts.ipynb #868bdcdd
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -110,11 +110,11 @@ def draw_abundance():
         axes[0].set_ylabel('followed (%)')
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #6287fb81
+# %% ../../nbs/beyond/shortcuts.ipynb #5a02dffd
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #84c1cd60
+# %% ../../nbs/beyond/shortcuts.ipynb #c70ebde3
 def networks_claims()->list: # Of claims
     "Which cue is preferred, and in which order"
     def each(f): return lambda: {n: f(n) for n in NETWORKS}
@@ -147,7 +147,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             each(lambda *where: over_seeds_of(foretold('avc', *where).tolist())), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #45adacc9
+# %% ../../nbs/beyond/shortcuts.ipynb #f6d6e2c7
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
@@ -173,7 +173,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #d0b142ed
+# %% ../../nbs/beyond/shortcuts.ipynb #90f0444d
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -185,17 +185,15 @@ def summary()->str: # Markdown
         f'{words(colour, "all networks go by colour", "no network goes by colour", "not all networks clearly go by colour")}; where colour '
         f'does not, {words(scale, "all go by scale", "none goes by scale", "not all clearly go by scale")}.** The numbers are points over '
         f'the next cue, with fair shapes. Of shape and orientation, if these alone tell the class, '
-        f'{words(shape, "shape is ahead", "orientation is ahead", "neither is ahead in all networks")}.
-
-'
+        f'{words(shape, "shape is ahead", "orientation is ahead", "neither is ahead in all networks")}.\n\n'
         f'Solutions of the preferred cue {words(flat, "are flatter", "are less flat", "are not clearly flatter")} than those of the least '
-        f'preferred, and trainings {words(inward, "flow to it", "flow away from it", "do not clearly flow to it")}. In the first epochs the '
-        f'class of the highest AVC {words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final '
+        f'preferred, and trainings {words(inward, "flow to it", "flow away from it", "do not clearly flow to it")}. In the first '
+        f'epochs the class of the highest AVC {words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final '
         f'answers than softmax.
 
 {people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #39f0610b
+# %% ../../nbs/beyond/shortcuts.ipynb #eab49e0f
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'
