@@ -7,7 +7,7 @@ __all__ = ['CUE_SHAPES', 'ROUNDS', 'CHANCE', 'KINDS', 'EARLY', 'shares', 'over_s
            'ahead', 'orders', 'in_order', 'orders_agree', 'agreement_of_orders', 'duels', 'draw_duels', 'right_pairs',
            'first_epoch', 'of_each', 'final_order', 'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
 
-# %% ../../nbs/beyond/cue_preference.ipynb #56229ace
+# %% ../../nbs/beyond/cue_preference.ipynb #16c46ec0
 import numpy as np, pandas as pd
 from itertools import permutations
 from scipy.stats import kendalltau
@@ -19,7 +19,7 @@ from ..report.plots import figure, register, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
 
-# %% ../../nbs/beyond/cue_preference.ipynb #07cf8078
+# %% ../../nbs/beyond/cue_preference.ipynb #1ea53926
 CUE_SHAPES = ('fair', 'published')
 ROUNDS = {'preference': CUES, 'without colour': CUES[1:], 'pairs': ('shape', 'orientation')} # part of the study to its cues
 CHANCE = {part: 100*chance_line(3, len(cues)) for part,cues in ROUNDS.items()} # percent
@@ -47,7 +47,7 @@ def difference(a: pd.Series, b: pd.Series)->Interval:
     "The difference of two numbers over the seeds that both have"
     return over_seeds_of([a[s]-b[s] for s in common_seeds(a.index, b.index)])
 
-# %% ../../nbs/beyond/cue_preference.ipynb #bd2de4c2
+# %% ../../nbs/beyond/cue_preference.ipynb #16d1c4f5
 def draw_preference(
     parts=tuple(ROUNDS), # Rows of panels
     kind: str='', # As of `shares`
@@ -73,7 +73,7 @@ def draw_preference(
         named = {l: h for ax in axes[:, 0] for h,l in zip(*ax.get_legend_handles_labels())}
         fig.legend(named.values(), named, loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #bf9c9637
+# %% ../../nbs/beyond/cue_preference.ipynb #707c3641
 def ahead(
     network, shapes='fair', part='preference', # As of `shares`
     cue: str='colour',
@@ -110,7 +110,7 @@ def agreement_of_orders(shapes='fair')->Interval:
     "The same for all networks, over runs"
     return over_seeds_of(orders_agree(np.concatenate([orders(n, shapes) for n in NETWORKS])))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #849e90a8
+# %% ../../nbs/beyond/cue_preference.ipynb #a214ae66
 def duels(
     metrics: dict, # Of a record, with the counts of all combinations of K cues
 )->np.ndarray: # (K, K) percent; the diagonal is NaN
@@ -139,7 +139,7 @@ def draw_duels(parts=('preference', 'without colour'), shapes='fair'):
             ax.spines[:].set_visible(False); ax.tick_params(length=0)
         for ax in np.ravel(axes): ax.set(xlabel='against', ylabel='answers by (%)')
 
-# %% ../../nbs/beyond/cue_preference.ipynb #2f333639
+# %% ../../nbs/beyond/cue_preference.ipynb #78e3f9c1
 KINDS = {'': 'answers', 'avc': 'AVC', 'confidence': 'softmax'}
 EARLY = 1, 2, 3 # epochs, fixed beforehand
 
@@ -169,7 +169,7 @@ def of_each(
     final = shares(network, shapes, part)
     return pd.Series({s: f(o, final.loc[s]) for s,o in zip(final.index, over)}, dtype=float)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #42218472
+# %% ../../nbs/beyond/cue_preference.ipynb #11de6b5b
 def final_order(*where)->Interval: # As of `shares`: network, shapes, part
     "Do mean AVC at the end order the cues as the answers do? From -1 to 1"
     return over_seeds_of(of_each(lambda o,final: right_pairs(o[-1], final), 'avc', *where).dropna().tolist())
@@ -191,7 +191,7 @@ def foretells(*where, epochs=EARLY)->Interval: # As of `shares`: network, shapes
     "How many more final answers the class of the highest AVC is than that of the highest softmax"
     return difference(*(foretold(kind, *where, epochs=epochs) for kind in ('avc', 'confidence')))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #90b08f00
+# %% ../../nbs/beyond/cue_preference.ipynb #5b3fea60
 def draw_foretold(shapes='fair', part='without colour'):
     "By epoch, how many more final answers AVC foretells than softmax, with intervals over seeds; nothing where it is not recorded"
     if not all(recorded(lambda: foretells(n, shapes, part)) for n in NETWORKS): return

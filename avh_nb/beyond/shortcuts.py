@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AT', 'PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'by_cue', 'flatter', 'follows_preference',
            'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance', 'networks_claims', 'angles_claims',
-           'solutions_claims', 'claims', 'needs', 'small_version']
+           'solutions_claims', 'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #b0e1f2e9
+# %% ../../nbs/beyond/shortcuts.ipynb #d2385dac
 import numpy as np, pandas as pd
 from accelerate.utils import set_seed
 from scipy.stats import kendalltau
@@ -25,7 +25,7 @@ from ..report.plots import figure, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2c5b7ec8
+# %% ../../nbs/beyond/shortcuts.ipynb #077d3ee2
 def fair_over_published(
     network, # One of NETWORKS
     cue: str='orientation', part: str='pairs', # As of `shares`
@@ -37,7 +37,7 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #c24d3dc4
+# %% ../../nbs/beyond/shortcuts.ipynb #db6b05a3
 AT = .3 # relative radius
 
 def by_cue(
@@ -73,7 +73,7 @@ def draw_flatness():
         ax.set_xticks(RADII, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in RADII])
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #868bdcdd
+# %% ../../nbs/beyond/shortcuts.ipynb #4e4bbbb6
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -110,11 +110,11 @@ def draw_abundance():
         axes[0].set_ylabel('followed (%)')
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #5a02dffd
+# %% ../../nbs/beyond/shortcuts.ipynb #fcc614bb
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #c70ebde3
+# %% ../../nbs/beyond/shortcuts.ipynb #d2974f7a
 def networks_claims()->list: # Of claims
     "Which cue is preferred, and in which order"
     def each(f): return lambda: {n: f(n) for n in NETWORKS}
@@ -147,7 +147,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             each(lambda *where: over_seeds_of(foretold('avc', *where).tolist())), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #f6d6e2c7
+# %% ../../nbs/beyond/shortcuts.ipynb #2e339702
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
@@ -173,7 +173,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #90f0444d
+# %% ../../nbs/beyond/shortcuts.ipynb #cf812487
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -188,12 +188,10 @@ def summary()->str: # Markdown
         f'{words(shape, "shape is ahead", "orientation is ahead", "neither is ahead in all networks")}.\n\n'
         f'Solutions of the preferred cue {words(flat, "are flatter", "are less flat", "are not clearly flatter")} than those of the least '
         f'preferred, and trainings {words(inward, "flow to it", "flow away from it", "do not clearly flow to it")}. In the first '
-        f'epochs the class of the highest AVC {words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final '
-        f'answers than softmax.
+        f'epochs the class of the highest AVC '
+        f'{words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final answers than softmax.\n\n{people_sentence()}')
 
-{people_sentence()}')
-
-# %% ../../nbs/beyond/shortcuts.ipynb #eab49e0f
+# %% ../../nbs/beyond/shortcuts.ipynb #0936f3a4
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'
