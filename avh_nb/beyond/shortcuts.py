@@ -7,7 +7,7 @@ __all__ = ['AT', 'PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_c
            'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance', 'networks_claims', 'angles_claims',
            'solutions_claims', 'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #d2385dac
+# %% ../../nbs/beyond/shortcuts.ipynb #a26d72ff
 import numpy as np, pandas as pd
 from accelerate.utils import set_seed
 from scipy.stats import kendalltau
@@ -25,10 +25,10 @@ from ..report.plots import figure, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #077d3ee2
+# %% ../../nbs/beyond/shortcuts.ipynb #2b19bae1
 def fair_over_published(
     network, # One of NETWORKS
-    cue: str='orientation', part: str='pairs', # As of `shares`
+    cue: str='orientation', part: str='pairs', # As of `over_epochs`
 )->Interval: # Points
     "How much more a cue is followed where no shape is symmetric"
     return difference(*(shares(network, s, part)[cue] for s in ('fair', 'published')))
@@ -37,7 +37,7 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #db6b05a3
+# %% ../../nbs/beyond/shortcuts.ipynb #5b949f8d
 AT = .3 # relative radius
 
 def by_cue(
@@ -63,17 +63,17 @@ def follows_preference(
 
 def draw_flatness():
     "Rise of the loss by relative radius and forced cue, mean and range over seeds; nothing where it is not recorded"
-    if recorded(lambda: by_cue(f'rise {AT}')) is None: return
+    if (tables := recorded(lambda: [by_cue(f'rise {r}') for r in RADII])) is None: return
     with figure(size=(5, 3.2)) as (fig,ax):
         for c in CUES:
-            over,look = np.stack([by_cue(f'rise {r}')[c] for r in RADII]),style(f'cue {c}')
+            over,look = np.stack([t[c] for t in tables]),style(f'cue {c}')
             ax.fill_between(RADII, over.min(1), over.max(1), color=look['color'], alpha=.2, lw=0)
             ax.plot(RADII, over.mean(1), ms=5, mfc='white', **look)
         ax.set(xlabel='relative radius; the angle by which filters are turned', ylabel='rise of the loss (nats)')
         ax.set_xticks(RADII, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in RADII])
         ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #4e4bbbb6
+# %% ../../nbs/beyond/shortcuts.ipynb #f1bfc7c0
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -94,11 +94,12 @@ def more_inward(cue: str=None)->Interval: # Points, by seed; None: the preferred
 
 def draw_abundance():
     "Share of each cue after the second training, by the cue of the start and the radius; nothing where it is not recorded"
-    if recorded(retrained) is None or recorded(lambda: by_cue('shape')) is None: return
-    before = {c: pd.DataFrame({to: 100*by_cue(to)[c] for to in CUES}) for c in CUES}
+    after,shown = recorded(retrained),recorded(lambda: {to: 100*by_cue(to) for to in CUES})
+    if after is None or shown is None: return
+    before = {c: pd.DataFrame({to: f[c] for to,f in shown.items()}) for c in CUES}
     with figure(1, len(CUES), size=(2.9, 2.6), sharex=True, sharey=True) as (fig,axes):
         for ax,start in zip(axes, CUES):
-            tables = [before[start], *(retrained()[start, r] for r in STARTS)]
+            tables = [before[start], *(after[start, r] for r in STARTS)]
             for c in CUES:
                 look,mean = style(f'cue {c}'),np.array([t[c].mean() for t in tables])
                 span = np.abs([[m-t[c].min(), t[c].max()-m] for m,t in zip(mean, tables)]).T
@@ -110,11 +111,11 @@ def draw_abundance():
         axes[0].set_ylabel('followed (%)')
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #fcc614bb
+# %% ../../nbs/beyond/shortcuts.ipynb #2c1dc3ff
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #d2974f7a
+# %% ../../nbs/beyond/shortcuts.ipynb #8da52d7f
 def networks_claims()->list: # Of claims
     "Which cue is preferred, and in which order"
     def each(f): return lambda: {n: f(n) for n in NETWORKS}
@@ -147,7 +148,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             each(lambda *where: over_seeds_of(foretold('avc', *where).tolist())), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2e339702
+# %% ../../nbs/beyond/shortcuts.ipynb #2ae79b3c
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
@@ -173,7 +174,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #cf812487
+# %% ../../nbs/beyond/shortcuts.ipynb #64370996
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -189,9 +190,10 @@ def summary()->str: # Markdown
         f'Solutions of the preferred cue {words(flat, "are flatter", "are less flat", "are not clearly flatter")} than those of the least '
         f'preferred, and trainings {words(inward, "flow to it", "flow away from it", "do not clearly flow to it")}. In the first '
         f'epochs the class of the highest AVC '
-        f'{words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final answers than softmax.\n\n{people_sentence()}')
+        f'{words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final answers '
+        f'than softmax.\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #0936f3a4
+# %% ../../nbs/beyond/shortcuts.ipynb #33b01b30
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'
