@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'TRAIN', 'HELD', 'CONFLICT', 'EPOCHS', 'BATCH', 'GRID', 'RATES', 'mlp', 'small_vit', 'small_resnet',
            'n_cells', 'cue_sets', 'Followed', 'cue_shares', 'preference_metrics', 'cell_counts', 'cue_learner',
-           'agreeing_loss', 'cues_of', 'run_preference']
+           'logits_of', 'agreeing_loss', 'accuracy_of', 'cues_of', 'run_preference']
 
-# %% ../../nbs/beyond/cue_networks.ipynb #e3f56501
+# %% ../../nbs/beyond/cue_networks.ipynb #d225e74d
 import torch
 from accelerate.utils import set_seed
 from math import pi
@@ -19,7 +19,7 @@ from ..data.images import Images
 from ..train.learner import Learner
 from ..train.models import Classifier, resnet
 
-# %% ../../nbs/beyond/cue_networks.ipynb #b5b9ba70
+# %% ../../nbs/beyond/cue_networks.ipynb #a1ae2f73
 def mlp(n_classes, size=64):
     "Three hidden layers on the pixels"
     def layer(n_in, n_out): return nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
@@ -37,7 +37,7 @@ def small_resnet(n_classes, size=64):
 
 NETWORKS = {'ResNet': small_resnet, 'MLP': mlp, 'ViT': small_vit}
 
-# %% ../../nbs/beyond/cue_networks.ipynb #56ed96a9
+# %% ../../nbs/beyond/cue_networks.ipynb #66d1f500
 TRAIN,HELD,CONFLICT = 3500,500,1560 # images
 
 def n_cells(cues)->int:
@@ -58,7 +58,7 @@ def cue_sets(
     disagree = sprite_cues('off-diagonal', conflict//n_cells(cues)*n_cells(cues), shapes, seed, bins, cues, size)
     return agree[order[:train]],agree[order[train:]],disagree
 
-# %% ../../nbs/beyond/cue_networks.ipynb #023776a6
+# %% ../../nbs/beyond/cue_networks.ipynb #0ac6f252
 class Followed:
     "A callback: before the first and after each epoch, what a network says of images whose cues disagree"
     def __init__(self,
@@ -79,7 +79,7 @@ class Followed:
     def answers(self, epoch=-1)->torch.Tensor: # (N,) the predicted classes after an epoch
         return self.seen[epoch]['confidence'].argmax(1)
 
-# %% ../../nbs/beyond/cue_networks.ipynb #80089316
+# %% ../../nbs/beyond/cue_networks.ipynb #334a421d
 def cue_shares(
     p: torch.Tensor, # (N, L) of each image a number for each class
     levels: torch.Tensor, # (N, K) the class that each cue names
@@ -112,7 +112,7 @@ def cell_counts(
     for k,a in zip(key, answers.tolist()): counts[k][a] += 1
     return {f'cell {k}': '/'.join(map(str, v)) for k,v in counts.items()}
 
-# %% ../../nbs/beyond/cue_networks.ipynb #c515f7cc
+# %% ../../nbs/beyond/cue_networks.ipynb #9355c8e0
 EPOCHS,BATCH = 10,128
 GRID = .01, .03, .1 # peaks to choose from
 RATES = dict(ResNet=.1, MLP=.1, ViT=.1) # chosen
@@ -127,10 +127,18 @@ def cue_learner(
     "What trains all networks of the study"
     return Learner(model, train, epochs, lr, seed=seed, **{**dict(batch_size=BATCH, mixed_precision='bf16', progress=False), **options})
 
+@torch.no_grad()
+def logits_of(learner: Learner, images: Images)->torch.Tensor: # (N, C), on the processor
+    "Logits in evaluation mode"
+    return learner.bare_model.head(learner.features(images)).cpu()
+
 def agreeing_loss(learner: Learner, held: Images)->float:
     "Cross-entropy on images whose cues agree"
-    with torch.no_grad(): logits = learner.bare_model.head(learner.features(held)).cpu()
-    return nn.functional.cross_entropy(logits, held.y).item()
+    return nn.functional.cross_entropy(logits_of(learner, held), held.y).item()
+
+def accuracy_of(learner: Learner, held: Images)->float:
+    "Share of images that are put into their class"
+    return (logits_of(learner, held).argmax(1)==held.y).float().mean().item()
 
 def cues_of(config)->tuple:
     "The cues that tell the class in a run: all four, or those that its configuration names"

@@ -67,7 +67,7 @@ def run_people(config, seed, device='cpu'):
 
 # %% ../../nbs/beyond/cue_people.ipynb #3ed91b3b
 NAMES = dict(avh='AVH', avc='AVC', angle='angle', confidence='confidence', confidence_1000='confidence, 1,000 classes', norm='norm',
-    prefers_avc='AVC, shape : texture', prefers_angle='angle, shape : texture', prefers_softmax='softmax, shape : texture')
+    prefers_avc='AVC, shape or texture', prefers_angle='angle, shape or texture', prefers_softmax='softmax, shape or texture')
 
 def told(
     metric: str, # Such as 'rho_avh'
@@ -90,7 +90,7 @@ def draw_shape_bias():
     "Shape bias of people, of published networks, and of ours by softmax and by the smallest angle; nothing where that is not recorded"
     if not recorded_people(): return
     rows = [('people', None), *PUBLISHED_BIAS.items(), *((f'Lite{w}', dict(network=i)) for i,w in enumerate(LITES)),
-        *((h, dict(head=h)) for h in HEADS[1:])]
+        *((f'Lite, {h}', dict(head=h)) for h in HEADS[1:])]
     with figure(size=(5.5, 4)) as (fig,ax):
         ax.axvline(.5, color='.7', lw=.8)
         for i,(name,of) in enumerate(rows):
@@ -111,9 +111,9 @@ def draw_following():
     "Correlation of each score with the share of people who saw the shape, and how far any could reach; nothing where not recorded"
     if not recorded_people(): return
     ceiling = by_seed('shortcuts', part='people together', head=HEADS[0])[0]['ceiling']
-    with figure(size=(5.5, 3.6)) as (fig,ax):
+    with figure(size=(5.5, 4.2)) as (fig,ax):
         ax.axvline(0, color='black', lw=.8)
-        ax.axvline(ceiling, color='black', ls='--', lw=1.2, label="people's ceiling")
+        ax.axvline(ceiling, color='black', ls='--', lw=1.2, label='ceiling')
         for i,k in enumerate(NAMES):
             mean,low,high = told(f'rho_{k}')
             ax.errorbar(mean, i, xerr=[[mean-low], [high-mean]], fmt='D', color='black', ms=5, capsize=2,
@@ -121,7 +121,7 @@ def draw_following():
             for n,(which,marker) in enumerate(zip(LITES, 'os^')):
                 ax.plot(told(f'rho_{k}', network=n).mean, i+.3, marker, color='black', mfc='white', ms=5, ls='',
                     label=f'Lite{which}' if i==0 else None)
-        ax.set(yticks=range(len(NAMES)), ylim=(len(NAMES)-.4, -.5), xlabel="Spearman's ρ with the share of people who saw the shape")
+        ax.set(yticks=range(len(NAMES)), ylim=(len(NAMES)-.4, -.5), xlabel="Spearman's ρ with people who saw the shape")
         ax.set_yticklabels(NAMES.values())
         ax.legend(loc='lower center', bbox_to_anchor=(.35, 1), ncols=3, columnspacing=1, handletextpad=.3)
 

@@ -6,22 +6,22 @@
 __all__ = ['RADII', 'DIRECTIONS', 'STARTS', 'AGAIN', 'AGAIN_RATE', 'filters', 'turned', 'loss_rises', 'forced_set',
            'forced_network', 'shares_of', 'run_solution', 'probe_accuracy', 'run_probe', 'grid', 'run']
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #eee23cd7
+# %% ../../nbs/beyond/cue_solutions.ipynb #b6f65bd1
 import torch
 from accelerate.utils import set_seed
 from contextlib import contextmanager
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from avh_nb.beyond.cue_networks import (GRID, NETWORKS, RATES, TRAIN, agreeing_loss, cue_learner, cue_sets, cue_shares, n_cells,
-    run_preference)
+from .cue_networks import (GRID, NETWORKS, RATES, TRAIN, accuracy_of, agreeing_loss, cue_learner, cue_sets, cue_shares,
+    logits_of, n_cells, run_preference)
 from .cue_people import people_grid, run_people
 from ..core import all_or_nothing, seeded, work_folder
 from ..data.cues import CUES, sprite_cues
-from ..data.images import Images
+from ..data.images import Images, Normalise
 from ..report.records import at_work
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #20881526
+# %% ../../nbs/beyond/cue_solutions.ipynb #7ea6fb8e
 def filters(model: nn.Module)->list: # Of parameters
     "The weights that have filters: all of two dimensions or more"
     return [p for p in model.parameters() if p.ndim>1]
@@ -46,7 +46,7 @@ def turned(
         with torch.no_grad():
             for p,b in zip(filters(model), before): p.copy_(b)
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #015a7e73
+# %% ../../nbs/beyond/cue_solutions.ipynb #06f02b54
 RADII = .1, .2, .3, .5, .7, 1. # relative; the last turns filters by 45 degrees
 DIRECTIONS = 20
 
@@ -56,17 +56,20 @@ def loss_rises(
     radii: tuple=RADII, # Relative
     directions: int=DIRECTIONS, # Random ones
     seed: int=0, # Of the directions
-)->dict: # 'rise 0.1' to a mean over directions, 'rise sd 0.1' to the deviation
-    "How far the loss rises in evaluation mode when all filters are turned"
+)->dict: # 'rise 0.1' to a mean over directions, 'rise sd 0.1' to the deviation, 'right 0.1' to the mean accuracy
+    "How far the loss rises in evaluation mode when all filters are turned, and how many images are still put right"
     at,model,res = agreeing_loss(learner, held),learner.bare_model,{}
     for r in radii:
-        rises = []
+        rises,right = [],[]
         for d in range(directions):
-            with turned(model, r, seeded(seed, d)): rises.append(agreeing_loss(learner, held)-at)
-        res |= {f'rise {r}': torch.tensor(rises).mean().item(), f'rise sd {r}': torch.tensor(rises).std().item()}
+            with turned(model, r, seeded(seed, d)): z = logits_of(learner, held)
+            rises.append(nn.functional.cross_entropy(z, held.y).item()-at)
+            right.append((z.argmax(1)==held.y).float().mean().item())
+        rises = torch.tensor(rises)
+        res |= {f'rise {r}': rises.mean().item(), f'rise sd {r}': rises.std().item(), f'right {r}': sum(right)/directions}
     return res
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #25105525
+# %% ../../nbs/beyond/cue_solutions.ipynb #012ffe26
 def forced_set(
     cue: str, # One of CUES
     agree: Images, # To train on
@@ -86,12 +89,14 @@ def forced_network(config, seed, device='cpu'):
     with at_work('shortcuts-forced', key, seed): # two runs may ask for the same one
         if not path.exists():
             more = sprite_cues('off-diagonal', TRAIN//n_cells(CUES)*n_cells(CUES), config['shapes'], 1000+seed)
-            learner = cue_learner(model, forced_set(config['cue'], train, more), seed, lr=lr, device=device).fit()
+            learner = cue_learner(model, forced_set(config['cue'], train, more), seed, lr=lr, device=device)
+            learner.normalise = Normalise(train) # as wherever it is looked at: the mean of a colour depends on what it goes with
+            learner.fit()
             with all_or_nothing(path) as part: save_file({k: v.contiguous() for k,v in learner.bare_model.state_dict().items()}, part)
         model.load_state_dict(load_file(path))
     return model,train,held,conflict
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #9b1d4f01
+# %% ../../nbs/beyond/cue_solutions.ipynb #3e6880c4
 STARTS = .5, 1., 2. # relative radii: 27, 45 and 63 degrees
 AGAIN,AGAIN_RATE = 3,.03 # epochs, and the peak of the rate
 
@@ -110,11 +115,10 @@ def run_solution(config, seed, device='cpu')->dict: # Metrics
         model.load_state_dict(start)
         learner.fit()
         more = {}
-    right = (learner.bare_model.head(learner.features(held)).argmax(1).cpu()==held.y).float().mean().item()
-    return {**shares_of(learner, conflict), **more, 'diagonal': right, 'loss': agreeing_loss(learner, held),
+    return {**shares_of(learner, conflict), **more, 'diagonal': accuracy_of(learner, held), 'loss': agreeing_loss(learner, held),
         'norm': sum(p.square().sum().item() for p in filters(model))**.5}
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #e5e3a73d
+# %% ../../nbs/beyond/cue_solutions.ipynb #a4248fa2
 def probe_accuracy(
     images: Images, # Labelled by a cue
     n_train: int, # The first of them are fitted, the others tested
@@ -131,7 +135,7 @@ def run_probe(config, seed, device='cpu')->dict:
     of = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))]
     return dict(accuracy=probe_accuracy(of, len(of)*3//4))
 
-# %% ../../nbs/beyond/cue_solutions.ipynb #a8ba83ff
+# %% ../../nbs/beyond/cue_solutions.ipynb #78cec27d
 def grid(
     seeds: int=3, # Of all but the preferences, which have two more, and of people, where networks take the place of seeds
     part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, people, or all

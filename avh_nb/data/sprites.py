@@ -6,12 +6,12 @@
 __all__ = ['N_VALUES', 'LATENTS', 'SHAPES', 'COLOURS', 'AREA', 'SUBPIXELS', 'all_latents', 'check_latents', 'draw_sprites',
            'coloured', 'read_sprites']
 
-# %% ../../nbs/data/sprites.ipynb #c2cfb00d
+# %% ../../nbs/data/sprites.ipynb #2fb0d88f
 import math, zipfile, zlib
 import numpy as np, torch
 from ..core import as_tensor
 
-# %% ../../nbs/data/sprites.ipynb #b8524b92
+# %% ../../nbs/data/sprites.ipynb #ef5871e2
 N_VALUES = dict(colour=4, shape=3, scale=6, orientation=39, x=32, y=32)
 LATENTS = tuple(N_VALUES)
 SHAPES = dict(published=('square', 'ellipse', 'heart'), fair=('heart', 'drop', 'L'))
@@ -36,7 +36,7 @@ def check_latents(
         raise ValueError(f"latents: row {i}: expected {factor} from 0 to {n-1}, got {values[i]}")
     return latents
 
-# %% ../../nbs/data/sprites.ipynb #86c01a22
+# %% ../../nbs/data/sprites.ipynb #0427817f
 AREA = 1.2 # of every shape at scale 1, where 1 is a quarter of the image's side
 
 def _square(u, v): return np.maximum(abs(u), abs(v))-math.sqrt(AREA)/2
@@ -66,7 +66,7 @@ def _corner(u, v):
 
 _OUTLINES = dict(square=_square, ellipse=_ellipse, heart=_heart, drop=_drop, L=_corner) # negative inside; v points up
 
-# %% ../../nbs/data/sprites.ipynb #45af00bd
+# %% ../../nbs/data/sprites.ipynb #f5820679
 SUBPIXELS = 4 # in each direction
 
 def _in_colour(grey, colour):
@@ -101,7 +101,7 @@ def draw_sprites(
             for i,row,column,own in zip(some, top, left, share): grey[i, row:row+wide, column:column+wide] = np.rint(255*own)
     return _in_colour(torch.from_numpy(grey), latents[:, 0])
 
-# %% ../../nbs/data/sprites.ipynb #116f89e2
+# %% ../../nbs/data/sprites.ipynb #b0094823
 def coloured(
     x: torch.Tensor, # Images (N, height, width), bytes of 0 and 1
     colour: torch.Tensor, # Of each image, integers (N,) from 0 to 3 in the order of COLOURS
@@ -117,13 +117,18 @@ def coloured(
     if len(off): raise ValueError(f"colour: expected from 0 to {len(COLOURS)-1}, got {colour[off[0, 0]]} for image {off[0, 0]}")
     return _in_colour(x.to(torch.uint8)*255, colour)
 
-# %% ../../nbs/data/sprites.ipynb #3c8dcef4
-def _rows(file, name, shape):
-    "How many rows of this shape a member of an .npz has, and the rows in blocks, each with the number of its first"
+# %% ../../nbs/data/sprites.ipynb #923ea8fa
+def _open(file, name):
+    "A member of an .npz"
     if f'{name}.npy' not in file.namelist(): raise ValueError(f"no member {name!r}, only {', '.join(file.namelist()) or 'nothing'}")
-    member,form = file.open(f'{name}.npy'),np.lib.format
-    read_header = form.read_array_header_1_0 if form.read_magic(member)==(1, 0) else form.read_array_header_2_0
-    whole,fortran,dtype = read_header(member)
+    return file.open(f'{name}.npy')
+
+def _rows(member, name, shape):
+    "How many rows of this shape an open member has, and the rows in blocks, each with the number of its first"
+    form = np.lib.format
+    try: whole,fortran,dtype = (form.read_array_header_1_0 if form.read_magic(member)==(1, 0) else form.read_array_header_2_0)(member)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as e:
+        raise ValueError(f"{name}: expected an array as NumPy saves it ({e})") from e
     if len(whole)!=1+len(shape) or whole[1:]!=shape or dtype.kind not in 'iu' or fortran:
         order = ' in Fortran order' if fortran else ''
         raise ValueError(f"{name}: expected integers (N, {', '.join(map(str, shape))}), got {dtype} of shape {whole}{order}")
@@ -136,27 +141,32 @@ def _rows(file, name, shape):
         if member.read(1): raise ValueError(f"{name}: expected {n} rows, as its header says, got more")
     return whole[0],blocks(whole[0])
 
-# %% ../../nbs/data/sprites.ipynb #ecd6d798
-def _read(file, keep):
-    "Images and latents of an open file"
-    n,blocks = _rows(file, 'latents_classes', (len(LATENTS),))
-    latents = torch.from_numpy(np.concatenate([np.zeros((0, len(LATENTS)), np.int64), *(b.astype(np.int64) for _,b in blocks)]))
+# %% ../../nbs/data/sprites.ipynb #2de50804
+def _read_latents(file, keep):
+    "Latents of an open file, and which of the images are kept"
+    with _open(file, 'latents_classes') as member:
+        n,blocks = _rows(member, 'latents_classes', (len(LATENTS),))
+        latents = torch.from_numpy(np.concatenate([np.zeros((0, len(LATENTS)), np.int64), *(b.astype(np.int64) for _,b in blocks)]))
     check_latents(latents, N_VALUES | dict(orientation=40))
     kept = (latents[:, 3]<39).numpy()
-    if keep is not None:
-        own = np.asarray(keep(latents))
-        if own.dtype!=bool or own.shape!=kept.shape:
-            raise ValueError(f"keep: expected {n} booleans, one per image, got {own.dtype} of shape {own.shape}")
-        kept &= own
-    m,blocks = _rows(file, 'imgs', (64, 64))
-    if m!=n: raise ValueError(f"imgs: expected {n} images, one for each row of latents_classes, got {m}")
+    if keep is None: return latents,kept
+    own = np.asarray(keep(latents))
+    if own.dtype!=bool or own.shape!=kept.shape:
+        raise ValueError(f"keep: expected {n} booleans, one per image, got {own.dtype} of shape {own.shape}")
+    return latents,kept & own
+
+def _read_images(file, kept):
+    "The images of an open file that are kept"
     x,ends = np.empty((kept.sum(), 64, 64), np.uint8),np.cumsum(kept)
-    for first,block in blocks:
-        wrong = ((block<0) | (block>1)).any((1, 2))
-        if wrong.any(): raise ValueError(f"imgs: image {first+wrong.argmax()}: expected pixels of 0 and 1, got {block[wrong][0].max()}")
-        own = kept[first:first+len(block)]
-        x[ends[first]-own[0]:ends[first+len(block)-1]] = block[own]
-    return torch.from_numpy(x),latents[torch.from_numpy(kept)]
+    with _open(file, 'imgs') as member:
+        n,blocks = _rows(member, 'imgs', (64, 64))
+        if n!=len(kept): raise ValueError(f"imgs: expected {len(kept)} images, one for each row of latents_classes, got {n}")
+        for first,block in blocks:
+            wrong = ((block<0) | (block>1)).any((1, 2))
+            if wrong.any(): raise ValueError(f"imgs: image {first+wrong.argmax()}: expected pixels of 0 and 1, got {block[wrong][0].max()}")
+            own = kept[first:first+len(block)]
+            x[ends[first]-own[0]:ends[first+len(block)-1]] = block[own]
+    return torch.from_numpy(x)
 
 def read_sprites(
     path, # The official file, an .npz
@@ -164,7 +174,9 @@ def read_sprites(
 )->tuple: # uint8 (N, 64, 64) of 0 and 1, int64 (N, 6)
     "Images and latents of the official file, without the last orientation, which repeats the first; `ValueError` says what was found"
     try:
-        with zipfile.ZipFile(path) as file: return _read(file, keep)
+        with zipfile.ZipFile(path) as file:
+            latents,kept = _read_latents(file, keep)
+            return _read_images(file, kept),latents[torch.from_numpy(kept)]
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
         raise ValueError(f"{path}: not a whole .npz file ({e}); download it again") from e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAPS', 'LAST', 'PLACES', 'MapKind', 'feature_map', 'map_of', 'class_activation_map', 'evidence']
 
-# %% ../../nbs/measure/maps.ipynb #dc5028c8
+# %% ../../nbs/measure/maps.ipynb #44395dea
 import math, torch
 from collections import deque
 from torch import nn
@@ -18,7 +18,7 @@ from .head import Head, class_vectors, find_head, named_head
 from .model import run_to_head
 from .network import bare, hear
 
-# %% ../../nbs/measure/maps.ipynb #35dd3b6e
+# %% ../../nbs/measure/maps.ipynb #1fd7c5ee
 class MapKind(NamedTuple):
     "All there is to know about a kind of map"
     speaks: str # Which end speaks for the class: 'high' or 'low'
@@ -35,7 +35,7 @@ MAPS = dict(
     norm=MapKind('high', '‖F(p)‖', 'norm'),
 )
 
-# %% ../../nbs/measure/maps.ipynb #0359c5de
+# %% ../../nbs/measure/maps.ipynb #163a4ac0
 LAST = 8 # maps that are kept while a network runs; the head reads one of the last
 
 class _Passing(TorchFunctionMode):
@@ -66,7 +66,7 @@ def _gap(t, x):
     slack = 2*max(torch.finfo(a.dtype).eps for a in (t, x))+t[0, 0].numel()*torch.finfo(wide).eps # of the mean, and of its sum
     return off.max().item(),bool((off<=slack*size).all())
 
-# %% ../../nbs/measure/maps.ipynb #67d2982f
+# %% ../../nbs/measure/maps.ipynb #0e45c9b3
 def _found(passing, x):
     "The last map (N, D, H, W) whose mean over places is `x`; or, in words, what there is instead"
     d,nearest = passing.d,None
@@ -104,7 +104,7 @@ def feature_map(
     raise ValueError(f"model: what enters the head {head!r} is not the mean over places of a map (N, {passing.d}, H, W); {found}. "
         "What works: a network whose head directly follows an average over all places")
 
-# %% ../../nbs/measure/maps.ipynb #f30c3a73
+# %% ../../nbs/measure/maps.ipynb #fa3fe94f
 PLACES = 2**22 # angles that are held at a time
 
 def _share(x, w, y, kind):
@@ -129,7 +129,7 @@ def _by_angle(x, w, y, kind):
             _share(x[some], w, y[some], kind))
     return res.cos().masked_fill_(nowhere, 0) if kind=='cosine' else res
 
-# %% ../../nbs/measure/maps.ipynb #8b85260d
+# %% ../../nbs/measure/maps.ipynb #8bba907c
 @torch.no_grad()
 def map_of(
     head: Head, # Of the network
@@ -146,11 +146,11 @@ def map_of(
     y,dtype = check_labels(y, n, len(head.w)).to(features.device),compute_dtype(features, head.w)
     x,w = features.detach().to(dtype).permute(0, 2, 3, 1).reshape(-1, d),head.w.to(dtype)
     if kind=='norm': res = unit_rows(x)[1]
-    elif kind=='cam': res = exact_product(x.view(n, -1, d), w[y][..., None])
+    elif kind=='cam': res = exact_product(x.view(n, math.prod(sides), d), w[y][..., None])
     else: res = _by_angle(x, w, y.repeat_interleave(math.prod(sides)), kind)
     return res.view(n, *sides)
 
-# %% ../../nbs/measure/maps.ipynb #429fa565
+# %% ../../nbs/measure/maps.ipynb #8b1ab430
 def class_activation_map(
     model: nn.Module, # A classifier whose head reads the mean of a map over places
     batch, # Anything unpack_batch takes
@@ -161,7 +161,7 @@ def class_activation_map(
     "A map of a class at the places of the last feature map, with the errors of `feature_map` and `map_of`"
     return map_of(*feature_map(model, batch, head), y, kind)
 
-# %% ../../nbs/measure/maps.ipynb #02aa0edd
+# %% ../../nbs/measure/maps.ipynb #558722f0
 def evidence(
     map, # Values of a kind, of any shape
     kind: str, # One of MAPS

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'resize_map', 'normalise_map']
 
-# %% ../../nbs/measure/normalise.ipynb #ec410091
+# %% ../../nbs/measure/normalise.ipynb #8344f6c0
 import torch, torch.nn.functional as F
 from ..core import takes_arrays
 
-# %% ../../nbs/measure/normalise.ipynb #a739b69a
+# %% ../../nbs/measure/normalise.ipynb #03927e24
 def _floating(map):
     "One map or many, in floating point, as (N, H, W)"
     if not isinstance(map, torch.Tensor) or map.ndim not in (2, 3) or 0 in map.shape[-2:]:
@@ -27,7 +27,7 @@ def resize_map(
     least = m.amin((1, 2), keepdim=True)
     return (F.interpolate((m-least)[:, None], size, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *size)
 
-# %% ../../nbs/measure/normalise.ipynb #c1126fcf
+# %% ../../nbs/measure/normalise.ipynb #4c5f3194
 NORMALISATIONS = dict(minmax=0., max=0., pas=.9, ivr=.45) # and the published parameter; 0 for those that were published without one
 
 @takes_arrays
@@ -43,7 +43,7 @@ def normalise_map(
     f = _floating(map).flatten(1)
     n = f.shape[1]
     def ranked(i): return f.kthvalue(i+1, 1, keepdim=True)[0]
-    if how=='max': low,high = 0,ranked(n-1-int(p*n)).clamp(min=0)
+    if how=='max': low,high = 0,ranked(n-1-int(p*n)).clamp(min=0)+0 # and -0 becomes 0
     else: low,high = (ranked(i) for i in dict(minmax=(int(p/2*n), n-1-int(p/2*n)), pas=(0, int(p*n)), ivr=(int(p*n), n-1))[how])
     some = f.isfinite().all(1, keepdim=True) & (f.amax(1, keepdim=True)>f.amin(1, keepdim=True))
     return torch.where(some, ((f-low)/(high-low)).clamp(0, 1).nan_to_num(0), 0).reshape(map.shape)

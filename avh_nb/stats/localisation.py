@@ -6,12 +6,12 @@
 __all__ = ['SOME', 'box_iou', 'threshold_boxes', 'overlaps', 'BoxAccuracy', 'max_box_accuracy', 'pixel_counts',
            'average_precision', 'pixel_average_precision']
 
-# %% ../../nbs/stats/localisation.ipynb #359d5fbc
+# %% ../../nbs/stats/localisation.ipynb #f2845dd0
 import numpy as np
 from dataclasses import dataclass
 from .contours import level_boxes
 
-# %% ../../nbs/stats/localisation.ipynb #b197398b
+# %% ../../nbs/stats/localisation.ipynb #c9294ad3
 def _array(v):
     "A NumPy array of this, also of a tensor on any device"
     if hasattr(v, 'detach'): v = v.detach().cpu(); v = (v.double() if v.is_floating_point() else v).numpy()
@@ -35,7 +35,7 @@ def box_iou(
     shared = area(np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:]))
     return shared/(area(a[:, :2], a[:, 2:])[:, None]+area(b[:, :2], b[:, 2:])-shared)
 
-# %% ../../nbs/stats/localisation.ipynb #f8053089
+# %% ../../nbs/stats/localisation.ipynb #105494ba
 SOME = 256 # levels that are looked at together, so that memory stays bounded
 
 def _distinct(map, levels):
@@ -80,7 +80,7 @@ def overlaps(
     np.maximum.at(best, at, box_iou(found, boxes).max(1))
     return best[which]
 
-# %% ../../nbs/stats/localisation.ipynb #1bd79815
+# %% ../../nbs/stats/localisation.ipynb #7dc599a7
 def _unit_map(map, name):
     "A map of values from 0 to 1; errors name it"
     map = _array(map)
@@ -94,14 +94,16 @@ def _check_objects(boxes, map, name):
     boxes = _boxes(boxes, name)
     if not len(boxes): raise ValueError(f"{name}: expected one box at least, got none")
     off = np.flatnonzero((boxes[:, :2]<0).any(1) | (boxes[:, 2:]>=map.shape[::-1]).any(1))
-    if len(off): raise ValueError(f"{name}: expected boxes within {map.shape[1]} x {map.shape[0]} pixels, got {boxes[off[0]].tolist()} in row {off[0]}")
+    if len(off):
+        raise ValueError(f"{name}: expected boxes within {map.shape[1]} x {map.shape[0]} pixels, "
+            f"got {boxes[off[0]].tolist()} in row {off[0]}")
     return boxes
 
 def _check_length(maps, other, name):
     if not len(maps): raise ValueError("maps: expected one image at least, got none")
     if len(other)!=len(maps): raise ValueError(f"{name}: expected {len(maps)}, one for each map, got {len(other)}")
 
-# %% ../../nbs/stats/localisation.ipynb #ab50d915
+# %% ../../nbs/stats/localisation.ipynb #b8d8e6a7
 @dataclass
 class BoxAccuracy:
     "Shares of images whose object was found"
@@ -132,7 +134,7 @@ def max_box_accuracy(
     by_iou = dict(zip(ious, (found.max(1)/len(maps)).tolist()))
     return BoxAccuracy(float(np.mean([*by_iou.values()])), by_iou, dict(zip(ious, tau[found.argmax(1)].tolist())))
 
-# %% ../../nbs/stats/localisation.ipynb #5b640a3e
+# %% ../../nbs/stats/localisation.ipynb #e45e3cef
 def pixel_counts(
     map, # (H, W) from 0 to 1
     mask, # (H, W) of booleans: the object
