@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['AT', 'PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'by_cue', 'flatter', 'follows_preference',
-           'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance', 'networks_claims', 'angles_claims',
-           'solutions_claims', 'claims', 'needs', 'summary', 'small_version']
+           'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance', 'each', 'networks_claims',
+           'angles_claims', 'solutions_claims', 'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #a26d72ff
+# %% ../../nbs/beyond/shortcuts.ipynb #79d71c16
 import numpy as np, pandas as pd
 from accelerate.utils import set_seed
 from scipy.stats import kendalltau
 from .cue_networks import NETWORKS, RATES, Followed, cue_learner, cue_sets, preference_metrics
-from .cue_people import HEADS, people_claims, people_sentence, saw_shape
-from .cue_preference import (EARLY, ROUNDS, agreement_of_orders, ahead, difference, epochs_earlier, final_order, foretells,
-    foretold, in_order, orders, over_seeds_of, shares)
+from .cue_answers import HEADS, saw_shape
+from .cue_people import people_claims, people_sentence
+from .cue_preference import (EARLY, LEARNT, agreement_of_orders, ahead, difference, epochs_earlier, final_order, foretells,
+    foretold, in_order, learnt, orders, over_seeds_of, shares)
 from .cue_solutions import RADII, STARTS, grid, run
 from .longtail import matters
 from .networks import by_seed, people_recorded, people_study
@@ -25,7 +26,7 @@ from ..report.plots import figure, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2b19bae1
+# %% ../../nbs/beyond/shortcuts.ipynb #d64b0b6f
 def fair_over_published(
     network, # One of NETWORKS
     cue: str='orientation', part: str='pairs', # As of `over_epochs`
@@ -37,7 +38,7 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #5b949f8d
+# %% ../../nbs/beyond/shortcuts.ipynb #1e612838
 AT = .3 # relative radius
 
 def by_cue(
@@ -48,10 +49,12 @@ def by_cue(
     of = {c: by_seed('shortcuts', part=part, shapes=shapes, cue=c, **more) for c in CUES}
     return pd.DataFrame({c: {s: m[metric] for s,m in sorted(runs.items())} for c,runs in of.items()}).dropna()
 
-def flatter(radius=AT)->Interval: # Nats
-    "The rise of the loss around solutions of the least preferred cue, minus that around solutions of the preferred one"
-    rises,order = by_cue(f'rise {radius}'),in_order()
-    return difference(rises[order[-1]], rises[order[0]])
+def flatter(
+    metric: str='rise', # Of the loss, in nats; or right, the share of images that are still put right
+)->Interval: # Above 0: flatter around solutions of the preferred cue
+    "How much flatter it is around solutions of the preferred cue than around those of the least preferred one"
+    found,order,sign = by_cue(f'{metric} {AT}'),in_order(),dict(rise=1, right=-100)[metric]
+    return difference(sign*found[order[-1]], sign*found[order[0]])
 
 def follows_preference(
     values: pd.DataFrame, # Seeds by cues
@@ -59,21 +62,25 @@ def follows_preference(
 )->Interval: # From -1 to 1
     "Kendall's tau over the four cues between a number and how much they are preferred, by seed"
     places = orders('ResNet', shapes)
-    return over_seeds_of([float(kendalltau(values.loc[s], -places.loc[s]).statistic) for s in values.index if s in places.index])
+    return over_seeds_of([float(kendalltau(values.loc[s], -places.loc[s]).statistic) for s in values.index if s in places.index],
+        -1, 1)
 
 def draw_flatness():
-    "Rise of the loss by relative radius and forced cue, mean and range over seeds; nothing where it is not recorded"
-    if (tables := recorded(lambda: [by_cue(f'rise {r}') for r in RADII])) is None: return
-    with figure(size=(5, 3.2)) as (fig,ax):
-        for c in CUES:
-            over,look = np.stack([t[c] for t in tables]),style(f'cue {c}')
+    "Rise of the loss, and images still put right, by relative radius and forced cue; nothing where they are not recorded"
+    found = {k: recorded(lambda: [by_cue(f'{k} {r}') for r in RADII]) for k in ('rise', 'right')}
+    if not all(found.values()): return
+    with figure(1, 2, size=(4.2, 3), sharex=True) as (fig,axes):
+        for ax,(k,tables),c in ((*panel, c) for panel in zip(axes, found.items()) for c in CUES):
+            over,look = np.stack([t[c] for t in tables])*dict(rise=1, right=100)[k],style(f'cue {c}')
             ax.fill_between(RADII, over.min(1), over.max(1), color=look['color'], alpha=.2, lw=0)
             ax.plot(RADII, over.mean(1), ms=5, mfc='white', **look)
-        ax.set(xlabel='relative radius; the angle by which filters are turned', ylabel='rise of the loss (nats)')
-        ax.set_xticks(RADII, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in RADII])
-        ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, columnspacing=1, handletextpad=.4)
+        axes[0].set(ylabel='rise of the loss (nats)', yscale='log'); axes[1].set(ylabel='still right (%)', ylim=(0, 102))
+        for ax in axes: ax.set_xlabel('relative radius; angle by which filters are turned')
+        shown = [r for r in RADII if r not in (.2,)] # labels that would touch
+        axes[0].set_xticks(shown, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in shown])
+        fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #f1bfc7c0
+# %% ../../nbs/beyond/shortcuts.ipynb #4abd226d
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -111,52 +118,61 @@ def draw_abundance():
         axes[0].set_ylabel('followed (%)')
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2c1dc3ff
+# %% ../../nbs/beyond/shortcuts.ipynb #b6d03513
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #8da52d7f
+# %% ../../nbs/beyond/shortcuts.ipynb #4ca14120
+def each(
+    f, # Function of network, shapes and part to an Interval
+    shapes: str='fair', part: str='preference', # As of `over_epochs`
+)->dict: # Network to an Interval; `LookupError` where there is none
+    "Of all networks that have learnt the round"
+    found = {n: f(n, shapes, part) for n in NETWORKS if learnt(n, shapes, part).mean()>=LEARNT}
+    if not found: raise LookupError(f'no network has learnt {part}')
+    return found
+
 def networks_claims()->list: # Of claims
     "Which cue is preferred, and in which order"
-    def each(f): return lambda: {n: f(n) for n in NETWORKS}
-    def over(*where): return each(lambda n: ahead(n, *where))
+    def over(cue, *where): return lambda: each(lambda *of: ahead(*of, cue), *where)
     first,how = 'colour preferred (abstract)','points over the next cue'
     return [
-        tested(f'of four cues colour is preferred, with published shapes ({how})', first, '.1f', over('published')),
-        tested('... and with fair shapes', first, '.1f', over('fair')),
+        tested(f'of four cues colour is preferred, with published shapes ({how})', first, '.1f', over('colour', 'published')),
+        tested('... and with fair shapes', first, '.1f', over('colour')),
         tested(f'where colour does not tell the class, it is scale ({how}, fair shapes)', 'not given', '.1f',
-            over('fair', 'without colour', 'scale')),
+            over('scale', 'fair', 'without colour')),
         tested(f'where neither does, it is shape and not orientation ({how}, fair shapes)', 'not given', '+.1f',
-            over('fair', 'pairs', 'shape')),
+            over('shape', 'fair', 'pairs')),
         tested("all runs have the same order of the cues (Kendall's τ of a run with the others)", 'not given', '.2f',
             lambda: {s: agreement_of_orders(s) for s in ('fair', 'published')}),
         tested('orientation moves up where no shape is symmetric (points, against shape alone)', 'not given', '+.1f',
-            each(fair_over_published)),
+            lambda: each(lambda n,*_: fair_over_published(n), 'fair', 'pairs')),
         tested('it matters that the published cut points drop the largest scale (points, without colour)', 'not given', '+.1f',
             lambda: {c: published_cuts(c) for c in ('scale', 'orientation')}, matters)]
 
 def angles_claims()->list: # Of claims
     "What angles tell of the preferred cue, on fair shapes"
-    def each(f): return lambda: {n: f(n, 'fair', 'without colour') for n in NETWORKS}
+    def three(f): return lambda: each(f, 'fair', 'without colour')
     return [
-        tested('mean AVC at the end orders four cues as the answers do (from -1 to 1)', 'not given', '.2f',
-            lambda: {n: final_order(n) for n in NETWORKS}),
-        tested('... and three cues, without colour', 'not given', '.2f', each(final_order)),
-        tested('it does so at an earlier epoch than the answers (epochs, without colour)', 'not given', '+.1f', each(epochs_earlier)),
+        tested('mean AVC at the end orders four cues as the answers do (from -1 to 1)', 'not given', '.2f', lambda: each(final_order)),
+        tested('... and three cues, without colour', 'not given', '.2f', three(final_order)),
+        tested('it does so at an earlier epoch than the answers (epochs, without colour)', 'not given', '+.1f', three(epochs_earlier)),
         tested(f'in epochs {EARLY[0]} to {EARLY[-1]} AVC foretells more final answers than softmax (points, without colour)', 'not given',
-            '+.1f', each(foretells)),
+            '+.1f', three(foretells)),
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
-            each(lambda *where: over_seeds_of(foretold('avc', *where).tolist())), lambda i: i.verdict(95))]
+            three(lambda *where: over_seeds_of(foretold('avc', *where).tolist(), 0, 100)), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2ae79b3c
+# %% ../../nbs/beyond/shortcuts.ipynb #5a65c7f2
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
+    flat = 'flatter (abstract)'
     return [
         tested(f'solutions of the preferred cue are flatter than those of the least preferred (rise of the loss at {AT:g}, nats)',
-            'flatter (abstract)', '+.3f', flatter),
-        tested("... and the more a cue is preferred, the flatter (Kendall's τ over four cues)", 'flatter (abstract)', '+.2f',
-            tau(f'rise {AT}', -1)),
+            flat, '+.2f', flatter),
+        tested('... by the images that are still put right (points)', flat, '+.1f', lambda: flatter('right')),
+        tested("... and the more a cue is preferred, the flatter, by both (Kendall's τ over four cues)", flat, '+.2f',
+            lambda: {'loss': tau(f'rise {AT}', -1)(), 'right': tau(f'right {AT}')()}),
         tested('trainings that start at another cue end at the preferred one more often than the other way round (points)',
             'more abundant (abstract)', '+.1f', more_inward),
         tested("the more a cue is preferred, the better a linear probe reads it (Kendall's τ, fair shapes)",
@@ -174,26 +190,31 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #64370996
+# %% ../../nbs/beyond/shortcuts.ipynb #84fcde26
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
-    flat,_,inward,_ = solutions_claims()
-    early = angles_claims()[3]
+    loss,right,_,inward,_ = solutions_claims()
+    avc,early = (angles_claims()[i] for i in (1, 3))
     if colour.here=='not run yet': return '**Not run yet:** the networks are not trained, and nothing is known.'
-    def words(c, yes, no, unclear): return f'{dict(yes=yes, no=no).get(c.holds, unclear)} ({c.here})'
+    def words(c, yes, no, unclear): return dict(yes=yes, no=no).get(c.holds, unclear)
+    def points(cue, part): # the smallest of the networks
+        found = recorded(lambda: each(lambda *of: ahead(*of, cue), 'fair', part))
+        return f', by {min(i.mean for i in found.values()):.0f} points or more over the next cue' if found else ''
+    flat = dict(yes='are flatter', no='are less flat').get(loss.holds if loss.holds==right.holds else '', 'are not clearly flatter')
     return (f'**Where colour, shape, scale and orientation all tell the class, '
-        f'{words(colour, "all networks go by colour", "no network goes by colour", "not all networks clearly go by colour")}; where colour '
-        f'does not, {words(scale, "all go by scale", "none goes by scale", "not all clearly go by scale")}.** The numbers are points over '
-        f'the next cue, with fair shapes. Of shape and orientation, if these alone tell the class, '
-        f'{words(shape, "shape is ahead", "orientation is ahead", "neither is ahead in all networks")}.\n\n'
-        f'Solutions of the preferred cue {words(flat, "are flatter", "are less flat", "are not clearly flatter")} than those of the least '
-        f'preferred, and trainings {words(inward, "flow to it", "flow away from it", "do not clearly flow to it")}. In the first '
-        f'epochs the class of the highest AVC '
-        f'{words(early, "foretells more", "foretells fewer", "does not in all networks foretell more")} final answers '
-        f'than softmax.\n\n{people_sentence()}')
+        f'{words(colour, "all networks go by colour", "no network goes by colour", "not all networks clearly go by colour")}'
+        f'{points("colour", "preference")}; where colour does not, '
+        f'{words(scale, "all go by scale", "none goes by scale", "not all clearly go by scale")}{points("scale", "without colour")}.** '
+        f'Of shape and orientation, {words(shape, "shape is ahead", "orientation is ahead", "neither is clearly ahead")} in the networks '
+        f'that learn the classes from these two alone ({shape.here}).\n\nSolutions of the preferred cue {flat} than those of the least '
+        f'preferred ({loss.here} nats; {right.here} points), and trainings '
+        f'{words(inward, "flow to it", "flow away from it", "do not clearly flow to it")} ({inward.here}). Mean AVC '
+        f'{words(avc, "orders cues as the answers do", "does not order cues as the answers do", "does not order cues in all networks")}, but '
+        f'of single images it foretells {words(early, "more", "fewer", "not clearly more")} final answers than softmax in the first epochs.'
+        f'\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #33b01b30
+# %% ../../nbs/beyond/shortcuts.ipynb #24ecbeec
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'
