@@ -8,7 +8,7 @@ __all__ = ['CUE_SHAPES', 'ROUNDS', 'CHANCE', 'LEARNT', 'KINDS', 'EARLY', 'runs_o
            'agreement_of_orders', 'duels', 'draw_duels', 'right_pairs', 'first_epoch', 'of_each', 'final_order',
            'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
 
-# %% ../../nbs/beyond/cue_preference.ipynb #e15886ed
+# %% ../../nbs/beyond/cue_preference.ipynb #ac68d36a
 import numpy as np, pandas as pd
 from itertools import permutations
 from scipy.stats import kendalltau
@@ -20,7 +20,7 @@ from ..report.plots import figure, register, style
 from ..report.records import markdown_table
 from ..stats.correlation import Interval, mean_interval
 
-# %% ../../nbs/beyond/cue_preference.ipynb #179caf20
+# %% ../../nbs/beyond/cue_preference.ipynb #e76f40e3
 CUE_SHAPES = ('fair', 'published')
 ROUNDS = {'preference': CUES, 'without colour': CUES[1:], 'pairs': ('shape', 'orientation')} # part of the study to its cues
 CHANCE = {part: 100*chance_line(3, len(cues)) for part,cues in ROUNDS.items()} # percent
@@ -60,7 +60,7 @@ def difference(a: pd.Series, b: pd.Series)->Interval:
     "The difference of two numbers over the seeds that both have"
     return over_seeds_of([a[s]-b[s] for s in common_seeds(a.index, b.index)])
 
-# %% ../../nbs/beyond/cue_preference.ipynb #0f12a034
+# %% ../../nbs/beyond/cue_preference.ipynb #bc7ba3ad
 def draw_preference(
     parts=tuple(ROUNDS), # Rows of panels
     kind: str='', # As of `over_epochs`
@@ -85,7 +85,7 @@ def draw_preference(
         named = {l: h for ax in axes[:, 0] for h,l in zip(*ax.get_legend_handles_labels())}
         fig.legend(named.values(), named, loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #4d86f1cb
+# %% ../../nbs/beyond/cue_preference.ipynb #6bb04614
 def ahead(
     network, shapes='fair', part='preference', # As of `over_epochs`
     cue: str='colour',
@@ -122,7 +122,7 @@ def agreement_of_orders(shapes='fair')->Interval:
     "The same for all networks, over runs"
     return over_seeds_of(orders_agree(np.concatenate([orders(n, shapes) for n in NETWORKS])), -1, 1)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #0bd743b4
+# %% ../../nbs/beyond/cue_preference.ipynb #be8639e9
 def duels(
     metrics: dict, # Of a record, with the counts of all combinations of K cues
 )->np.ndarray: # (K, K) percent; the diagonal is NaN
@@ -151,7 +151,7 @@ def draw_duels(parts=('preference', 'without colour'), shapes='fair'):
             ax.spines[:].set_visible(False); ax.tick_params(length=0)
         for ax in np.ravel(axes): ax.set(xlabel='against', ylabel='answers by (%)')
 
-# %% ../../nbs/beyond/cue_preference.ipynb #49f8b443
+# %% ../../nbs/beyond/cue_preference.ipynb #6243141f
 KINDS = {'': 'answers', 'avc': 'AVC', 'confidence': 'softmax'}
 EARLY = 1, 2, 3 # epochs, fixed beforehand
 
@@ -180,7 +180,7 @@ def of_each(
     over,final = over_epochs(network, shapes, part, kind),shares(network, shapes, part)
     return pd.Series({s: f(o.to_numpy(), final.loc[s]) for s,o in over.items()}, dtype=float)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #c1b97b24
+# %% ../../nbs/beyond/cue_preference.ipynb #03d76ea3
 def final_order(*where)->Interval: # As of `over_epochs`: network, shapes, part
     "Do mean AVC at the end order the cues as the answers do? From -1 to 1"
     return over_seeds_of(of_each(lambda o,final: right_pairs(o[-1], final), 'avc', *where).dropna().tolist(), -1, 1)
@@ -202,7 +202,7 @@ def foretells(*where, epochs=EARLY)->Interval: # As of `over_epochs`: network, s
     "How many more final answers the class of the highest AVC is than that of the highest softmax"
     return difference(*(foretold(kind, *where, epochs=epochs) for kind in ('avc', 'confidence')))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #5d6f2394
+# %% ../../nbs/beyond/cue_preference.ipynb #64bb3086
 def draw_foretold(shapes='fair', part='without colour'):
     "By epoch, how many more final answers AVC foretells than softmax, with intervals over seeds; nothing where it is not recorded"
     found = {n: recorded(lambda: [foretells(n, shapes, part, epochs=[e]) for e in range(EPOCHS+1)]) for n in NETWORKS}
