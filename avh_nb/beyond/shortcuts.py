@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'each', 'networks_claims', 'angles_claims',
            'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #8d71b333
+# %% ../../nbs/beyond/shortcuts.ipynb #fc10d022
 import pandas as pd
 from accelerate.utils import set_seed
 from .cue_networks import NETWORKS, RATES, Followed, cue_learner, cue_sets, preference_metrics
@@ -23,7 +23,7 @@ from ..data.cues import CUES
 from ..report.claims import Claim, Study, tested
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #ba622780
+# %% ../../nbs/beyond/shortcuts.ipynb #e2ad1394
 def fair_over_published(
     network, # One of NETWORKS
     cue: str='orientation', part: str='pairs', # As of `over_epochs`
@@ -35,11 +35,11 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #8d860dcf
+# %% ../../nbs/beyond/shortcuts.ipynb #0e6f1d61
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #56d173bb
+# %% ../../nbs/beyond/shortcuts.ipynb #3176b7b1
 def each(
     f, # Function of network, shapes and part to an Interval
     shapes: str='fair', part: str='preference', # As of `over_epochs`
@@ -79,7 +79,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             three(lambda *where: over_seeds_of(foretold('avc', *where).tolist(), 0, 100)), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #64af32ea
+# %% ../../nbs/beyond/shortcuts.ipynb #550975f2
 def claims():
     "What this page tests, what is asked with people, and what cannot be tested here"
     who = tested('a head fitted to one cue changes who is hard (agreement with the head of ImageNet over ceiling)', 'not given', '.2f',
@@ -92,7 +92,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #41ef1147
+# %% ../../nbs/beyond/shortcuts.ipynb #6cfbaa21
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -116,7 +116,7 @@ def summary()->str: # Markdown
         f'single images it foretells {words(early, "more", "fewer", "not clearly more")} final answers than softmax in the first epochs.'
         f'\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #6fab18f4
+# %% ../../nbs/beyond/shortcuts.ipynb #340dcdca
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'

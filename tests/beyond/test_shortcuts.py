@@ -1,19 +1,23 @@
 "Shortcuts: what the study says of made-up records, where there are none, few, or the other way round; orders, duels and flows by loops."
 import itertools, json, numpy as np, pandas as pd, pytest
+from functools import cache
 from hypothesis import given, strategies as st
-from avh_nb.beyond import cue_preference, shortcuts
+from avh_nb.beyond import cue_flatness, cue_preference, networks, shortcuts
 from avh_nb.beyond.cue_networks import EPOCHS, NETWORKS
 from avh_nb.beyond.cue_preference import (CHANCE, ROUNDS, agreement_of_orders, ahead, duels, first_epoch, foretold, in_order, orders,
     right_pairs, shares)
+from avh_nb.beyond.shortcuts import each
 from avh_nb.data.cues import CUES
 
 SCALE_FIRST = 'colour', 'scale', 'shape', 'orientation'
 
+@cache
 def levels_of(k): return np.array([l for l in itertools.product(range(3), repeat=k) if len(set(l))>1]).repeat(1560//(3**k-3), 0)
 
-def made_up(config, seed, order=SCALE_FIRST, early=.1):
+@cache
+def made_up(config, seed, order=SCALE_FIRST, early=.1, unlearnt=frozenset()):
     "As runs record them, of networks that go by each cue in some of the images, the more the earlier it stands in the order"
-    rng = np.random.default_rng([seed, *map(ord, str(config))])
+    rng,config = np.random.default_rng([seed, *map(ord, config)]),json.loads(config)
     if config['part']=='rate': return dict(loss=.1)
     if config['part']=='probe': return dict(accuracy=.99-.2*order.index(config['cue'])+rng.normal(scale=.01))
     cues = tuple(config['cues'].split(', ')) if 'cues' in config else CUES
@@ -25,44 +29,49 @@ def made_up(config, seed, order=SCALE_FIRST, early=.1):
         stays = config.get('radius', 0)<1 and (config['part']=='forced' or config['cue']==order[0])
         m = {**followed(answers(np.eye(4)[cues.index(config['cue'])] if stays else at)), 'diagonal': 1., 'loss': .01, 'norm': 20.}
         of = 1+order.index(config['cue'])
-        return {**m, **({f'rise {r}': r**2*of*(1+.05*rng.normal()) for r in shortcuts.RADII} if config['part']=='forced' else {})}
-    m,goal = {'loss': .01},answers(at)
+        for r in cue_flatness.RADII if config['part']=='forced' else ():
+            m |= {f'rise {r}': r**2*of*(1+.05*rng.normal()), f'right {r}': 1-r*of/8+.002*rng.normal()}
+        return m
+    m,goal,learns = {'loss': .01},answers(at),(config['part'], config['network']) not in unlearnt
     for e in range(EPOCHS+1):
-        share,now = min(1, e/6),min(1, e/3) # angles are twice as fast
+        share,now = max(0, e-4)/(EPOCHS-4),min(1, e/3) # angles are faster
         a = goal if e==EPOCHS else answers(share*at+(1-share)/len(at))
         m |= {f'{c}_{e}': v for c,v in followed(a).items()} | {f'confidence {c}_{e}': v for c,v in followed(a).items()}
-        m |= {f'avc {c}_{e}': 1/3+.1*now*(at[k]-at.mean())+(e<3)*rng.normal()*.02 for k,c in enumerate(cues)}
-        m |= {f'agrees confidence_{e}': min(1, .4+.6*e/EPOCHS), f'agrees avc_{e}': min(.99, .4+.6*e/EPOCHS+early), f'diagonal_{e}': share}
-    for l in np.unique(levels, axis=0):
-        m[f"cell {''.join(map(str, l))}"] = '/'.join(map(str, np.bincount(goal[(levels==l).all(1)], minlength=3)))
+        m |= {f'avc {c}_{e}': 1/3+.1*now*(at[k]-at.mean())
+            for k,c in enumerate(cues)}
+        m |= {f'agrees confidence_{e}': min(1, .4+.6*e/EPOCHS), f'agrees avc_{e}': min(.99, .4+.6*e/EPOCHS+early)}
+        m[f'diagonal_{e}'] = share if learns else .5
+    for l,of in zip(levels[::(size := 1560//(3**len(cues)-3))], goal.reshape(-1, size)):
+        m[f"cell {''.join(map(str, l))}"] = '/'.join(map(str, np.bincount(of, minlength=3)))
     return m
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
+def write(monkeypatch):
     "Records of the whole grid but for those of people, some of them left out or with other preferences"
-    monkeypatch.setenv('AVH_RESULTS', str(tmp_path))
+    rows = []
+    monkeypatch.setattr(networks, 'read_records', lambda study: rows if study=='shortcuts' else [])
     def records(keep=lambda config, seed: True, **how):
-        rows = [dict(study='shortcuts', config=c, seed=s, metrics=made_up(c, s, **how), seconds=1., device='none')
+        rows[:] = [dict(study='shortcuts', config=c, seed=s, metrics=made_up(json.dumps(c), s, **how), seconds=1., device='none')
             for c,s in shortcuts.grid() if not c['part'].startswith('people') and keep(c, s)]
-        (tmp_path/'shortcuts.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows))
     return records
 
 TEXTS = {'published': 'with published shapes', 'fair': 'and with fair', 'scale': 'it is scale', 'shape': 'it is shape and not',
     'agree': 'the same order', 'up': 'orientation moves up', 'cuts': 'cut points', 'avc': 'orders four cues', 'three': 'and three cues',
-    'earlier': 'at an earlier epoch', 'foretells': 'foretells more', 'angle': 'smallest angle', 'flat': 'are flatter', 'flat tau': 'the flatter',
-    'flow': 'trainings that start', 'probe': 'linear probe'}
+    'earlier': 'at an earlier epoch', 'foretells': 'foretells more', 'angle': 'smallest angle', 'flat': 'are flatter',
+    'right': 'still put right',
+    'flat tau': 'the flatter', 'flow': 'trainings that start', 'probe': 'linear probe'}
 
 def judged():
     "Key of TEXTS to its claim"
-    found = [*shortcuts.networks_claims(), *shortcuts.angles_claims(), *shortcuts.solutions_claims()]
+    found = [*shortcuts.networks_claims(), *shortcuts.angles_claims(), *cue_flatness.solutions_claims()]
     assert len(found)==len(TEXTS)
     return {k: next(c for c in found if words in c.text) for k,words in TEXTS.items()}
 
-def test_nothing_recorded(write, tmp_path):
+def test_nothing_recorded(write):
     assert {(c.here, c.holds) for c in judged().values()}=={('not run yet', 'open')}
     assert shortcuts.claims()[-1].holds=='not tested here' and 'Not run yet' in shortcuts.summary()
-    drawn = (cue_preference.draw_preference, cue_preference.draw_duels, cue_preference.draw_foretold, shortcuts.draw_flatness,
-        shortcuts.draw_abundance)
+    p,f = cue_preference,cue_flatness
+    drawn = p.draw_preference,p.draw_duels,p.draw_foretold,f.draw_flatness,f.draw_abundance
     assert [f() for f in drawn]==[None]*5 and shortcuts.PEOPLE.runs()==[]
 
 def test_claims_of_networks_that_are_as_claimed(write):
@@ -70,15 +79,16 @@ def test_claims_of_networks_that_are_as_claimed(write):
     found = {k: c.holds for k,c in judged().items()}
     assert {k for k,v in found.items() if v=='yes'}>=set(TEXTS)-{'up', 'cuts', 'angle'}, found
     assert found['up']!='yes' and found['cuts']!='yes' # the same on both sides but for chance
-    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'flow to it', 'foretells more final'):
+    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'flow to it', 'foretells more final',
+        'as answers do'):
         assert words in shortcuts.summary()
     assert in_order()==list(SCALE_FIRST)
 
 def test_claims_of_networks_that_are_the_other_way_round(write):
     write(order=SCALE_FIRST[::-1], early=-.2)
     found = {k: c.holds for k,c in judged().items()}
-    assert {k: found[k] for k in ('published', 'fair', 'shape', 'foretells')}==dict.fromkeys(('published', 'fair', 'shape', 'foretells'), 'no')
-    assert in_order()[0]=='orientation' and 'orientation is ahead' in shortcuts.summary() and 'foretells fewer' in shortcuts.summary()
+    assert {found[k] for k in ('published', 'fair', 'shape', 'foretells')}=={'no'}
+    assert in_order()[0]=='orientation' and all(w in shortcuts.summary() for w in ('orientation is ahead', 'foretells fewer'))
     assert found['flat']==found['probe']==found['agree']=='yes' # of the cue that is preferred here
 
 def test_one_seed_is_open(write):
@@ -91,30 +101,43 @@ def test_rounds_that_are_not_recorded_leave_the_others_alone(write):
     assert found['fair'].holds=='yes' and {found[k].here for k in ('scale', 'shape', 'agree', 'flat')}=={'not run yet'}
     assert 'all networks go by colour' in shortcuts.summary() and cue_preference.draw_preference(['pairs']) is None
 
-def test_differences_are_paired_by_seed(write, monkeypatch):
-    write()
-    level = {s: .3+.1*s for s in range(5)} # seeds differ far more than shapes
-    def by_seed(study, shapes=None, **wanted): return {s: {f'orientation_{EPOCHS}': v+.02*(shapes=='fair'), f'shape_{EPOCHS}': 0}
-        for s,v in level.items()}
-    monkeypatch.setattr(cue_preference, 'by_seed', by_seed)
-    i = shortcuts.fair_over_published('ResNet')
-    assert i==pytest.approx((2, 2, 2))
+def test_a_round_that_is_not_learnt_does_not_count(write):
+    write(unlearnt=frozenset({('pairs', 'MLP'), ('pairs', 'ViT')}))
+    def of_shape(*where): return ahead(*where, 'shape')
+    assert set(each(of_shape, 'fair', 'pairs'))=={'ResNet'} and len(each(ahead))==3
+    assert judged()['shape'].here.startswith('ResNet') and 'MLP' not in judged()['shape'].here
+    assert (orders('MLP')[['shape', 'orientation']]==3.5).all(axis=None) and (orders()['shape']==3).all()
+    write(unlearnt=frozenset(('pairs', n) for n in NETWORKS))
+    assert judged()['shape'].here=='not run yet'
+    with pytest.raises(LookupError, match='no network has learnt pairs'): each(of_shape, 'fair', 'pairs')
 
-def test_orders_by_hand(write, monkeypatch):
-    rows = {'preference': [99, 30, 31.2, 31.4], 'without colour': [26, 95, 24], 'pairs': [50.2, 49.8]}
-    monkeypatch.setattr(cue_preference, 'shares', lambda n, s, part: pd.DataFrame([rows[part]]*2, columns=ROUNDS[part]))
+def test_differences_are_paired_by_seed(monkeypatch):
+    def made(network, shapes, part): # seeds differ far more than shapes
+        return pd.DataFrame({'orientation': [30.+10*s+2*(shapes=='fair') for s in range(5)]})
+    monkeypatch.setattr(shortcuts, 'shares', made)
+    assert shortcuts.fair_over_published('ResNet')==pytest.approx((2, 2, 2))
+
+@pytest.fixture
+def rows(monkeypatch):
+    "Shares of each round, in two runs, to be changed"
+    found = {'preference': [99, 30, 31.2, 31.4], 'without colour': [26, 95, 24], 'pairs': [50.2, 49.8]}
+    monkeypatch.setattr(cue_preference, 'shares', lambda n, s, part: pd.DataFrame([found[part]]*2, columns=ROUNDS[part]))
+    monkeypatch.setattr(cue_preference, 'learnt', lambda *where: pd.Series([99., 100.]))
+    return found
+
+def test_orders_by_hand(rows):
     assert orders().iloc[0].to_dict()==dict(colour=1, scale=2, shape=3.5, orientation=3.5)
     rows['pairs'] = [40, 60]
-    assert orders().iloc[1].to_dict()==dict(colour=1, scale=2, orientation=3, shape=4) and in_order()==['colour', 'scale', 'orientation', 'shape']
+    assert orders().iloc[1].to_dict()==dict(colour=1, scale=2, orientation=3, shape=4)
+    assert in_order()==['colour', 'scale', 'orientation', 'shape']
     rows['preference'],rows['without colour'] = [20, 90, 31, 32],[80, 30, 20] # the winner of four wins again
     assert orders().iloc[0]['shape']==1
+    rows.update({'preference': [50.3, 50, 20, 20], 'without colour': [40, 60, 20], 'pairs': [60, 40]}) # a tie at the top
+    assert orders().iloc[0].to_dict()==dict(colour=1.5, shape=1.5, scale=3, orientation=4)
+
+def test_runs_with_the_same_order_agree(monkeypatch):
     monkeypatch.setattr(cue_preference, 'orders', lambda n, s: pd.DataFrame([[1, 3, 2, 4]]*2, columns=CUES))
     assert agreement_of_orders()==pytest.approx((1, 1, 1))
-
-def test_a_tie_at_the_top_shares_its_place(monkeypatch):
-    rows = {'preference': [50.3, 50, 20, 20], 'without colour': [40, 60, 20], 'pairs': [60, 40]}
-    monkeypatch.setattr(cue_preference, 'shares', lambda n, s, part: pd.DataFrame([rows[part]]*2, columns=ROUNDS[part]))
-    assert orders().iloc[0].to_dict()==dict(colour=1.5, shape=1.5, scale=3, orientation=4)
 
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=4), st.lists(st.integers(0, 5), min_size=4, max_size=4))
 def test_right_pairs_by_a_loop(values, final):
@@ -134,7 +157,7 @@ def test_an_order_that_is_lost_again_does_not_count():
 @pytest.mark.parametrize('part', ROUNDS)
 def test_duels_and_shares_by_a_loop_over_images(write, part):
     write()
-    m = cue_preference.by_seed('shortcuts', part=part, network='ViT', shapes='fair')[0]
+    m = cue_preference.runs_of_round('ViT', 'fair', part)[0]
     n_cues = len(ROUNDS[part])
     images = [(tuple(map(int, k[5:])), answer) for k,v in m.items() if k.startswith('cell ') for answer,n in enumerate(v.split('/'))
         for _ in range(int(n))]
@@ -142,7 +165,8 @@ def test_duels_and_shares_by_a_loop_over_images(write, part):
     for i,j in itertools.permutations(range(n_cues), 2):
         told = [answer==l[i] for l,answer in images if l[i]!=l[j]]
         assert found[i, j]==pytest.approx(100*np.mean(told))
-    for k,c in enumerate(ROUNDS[part]): assert shares('ViT', 'fair', part).loc[0, c]==pytest.approx(100*np.mean([a==l[k] for l,a in images]))
+    followed = shares('ViT', 'fair', part).loc[0]
+    for k,c in enumerate(ROUNDS[part]): assert followed[c]==pytest.approx(100*np.mean([a==l[k] for l,a in images]))
 
 @pytest.mark.parametrize('part', ROUNDS)
 def test_chance_is_that_of_a_network_that_goes_by_one_cue(part):
@@ -154,23 +178,24 @@ def test_flow_by_a_loop(write):
     ends,inward = {},[]
     for s in range(3):
         arrive,leave = [],[]
-        for c,r in itertools.product(CUES, shortcuts.STARTS):
-            m = cue_preference.by_seed('shortcuts', part='abundance', cue=c, radius=r)[s]
+        for c,r in itertools.product(CUES, cue_flatness.STARTS):
+            m = networks.by_seed('shortcuts', part='abundance', cue=c, radius=r)[s]
             end = max(CUES, key=lambda to: m[to])
             ends[c, end] = ends.get((c, end), 0)+1
             if c=='colour': leave.append(end!='colour')
             else: arrive.append(end=='colour')
         inward.append(100*(np.mean(arrive)-np.mean(leave)))
-    table = shortcuts.flow()
+    table = cue_flatness.flow()
     assert {(c, to): table.loc[c, to] for c in CUES for to in CUES if table.loc[c, to]}==ends
-    assert shortcuts.more_inward('colour').mean==pytest.approx(np.mean(inward))
+    assert cue_flatness.more_inward('colour').mean==pytest.approx(np.mean(inward))
 
 def test_flatness_is_judged_at_its_radius_and_by_the_preference(write):
     write()
-    rises = shortcuts.by_cue(f'rise {shortcuts.AT}')
-    assert shortcuts.flatter().mean==pytest.approx((rises['orientation']-rises['colour']).mean())
-    assert shortcuts.flatter(1.).mean>5*shortcuts.flatter().mean
-    assert shortcuts.follows_preference(-rises).mean==pytest.approx(1) and shortcuts.follows_preference(rises).mean==pytest.approx(-1)
+    rises = cue_flatness.by_cue(f'rise {cue_flatness.AT}')
+    assert cue_flatness.flatter().mean==pytest.approx((rises['orientation']-rises['colour']).mean())
+    right = cue_flatness.by_cue(f'right {cue_flatness.AT}')
+    assert cue_flatness.flatter('right').mean==pytest.approx(100*(right['colour']-right['orientation']).mean())
+    assert [cue_flatness.follows_preference(sign*rises).mean for sign in (-1, 1)]==pytest.approx([1, -1])
 
 def test_final_answers_are_foretold_by_definition(write):
     write()
