@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CUES', 'cue_levels', 'diagonal', 'off_diagonal', 'chance_line', 'CueImages', 'sprite_cues']
 
-# %% ../../nbs/data/cues.ipynb #6a9181d9
+# %% ../../nbs/data/cues.ipynb #5ec51c29
 import math
 import numpy as np, torch
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from functools import lru_cache
 from .images import Images
 from .sprites import LATENTS, N_VALUES, all_latents, check_latents, draw_sprites
 
-# %% ../../nbs/data/cues.ipynb #fe86e19a
+# %% ../../nbs/data/cues.ipynb #956a54e3
 CUES = ('colour', 'shape', 'scale', 'orientation')
 
 def _ends(n, n_levels, lost):
@@ -48,7 +48,7 @@ def cue_levels(
     if bins not in ('equal', 'published'): raise ValueError(f"bins: expected 'equal' or 'published', got {bins!r}")
     return torch.stack([_level_of(cue, n_levels, bins)[latents[:, LATENTS.index(cue)].long()] for cue in cues], 1)
 
-# %% ../../nbs/data/cues.ipynb #47d2ba17
+# %% ../../nbs/data/cues.ipynb #da1fd7bf
 def _balanced(group, names, n, seed):
     "Indices of a draw without replacement, of each group equally many, or one more; -1 belongs to none"
     for name,value,low,high in (('n', n, 1, math.inf), ('seed', seed, 0, 2**32-1)):
@@ -75,7 +75,7 @@ def _split(levels):
     same = (levels==levels[:, :1]).all(1)
     return levels,int(levels.max())+1,same & (levels[:, 0]>=0),~same & (levels>=0).all(1)
 
-# %% ../../nbs/data/cues.ipynb #bea4291f
+# %% ../../nbs/data/cues.ipynb #e9c00358
 def diagonal(
     levels: torch.Tensor, # Integers (N, K), as of cue_levels
     n: int, # How many images
@@ -103,7 +103,7 @@ def off_diagonal(
     cell = sum(column.astype(np.int32)*l**(k-1-i) for i,column in enumerate(levels.T))
     return _balanced(np.where(off, number[np.where(off, cell, 0)], -1), [f'cell {tuple(c)}' for c in cells[kept].tolist()], n, seed)
 
-# %% ../../nbs/data/cues.ipynb #b97dbf19
+# %% ../../nbs/data/cues.ipynb #bbe6f5bd
 def chance_line(
     n_levels: int, # L, at least 2
     n_cues: int, # K, at least 2
@@ -114,7 +114,7 @@ def chance_line(
     l,k = int(n_levels),int(n_cues)
     return (l**(k-1)-l)/(l**k-l)
 
-# %% ../../nbs/data/cues.ipynb #0340166e
+# %% ../../nbs/data/cues.ipynb #ed9634f1
 @dataclass
 class CueImages:
     "Images, and the level that each of their cues has"
@@ -138,7 +138,7 @@ class CueImages:
 
 
 
-# %% ../../nbs/data/cues.ipynb #48540d57
+# %% ../../nbs/data/cues.ipynb #17b71853
 @lru_cache(2)
 def _levels_of_all(cues, n_levels, bins): return cue_levels(all_latents(), cues, n_levels, bins).to(torch.int8)
 

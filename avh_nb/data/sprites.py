@@ -6,12 +6,12 @@
 __all__ = ['N_VALUES', 'LATENTS', 'SHAPES', 'COLOURS', 'AREA', 'SUBPIXELS', 'all_latents', 'check_latents', 'draw_sprites',
            'coloured', 'read_sprites']
 
-# %% ../../nbs/data/sprites.ipynb #2fb0d88f
+# %% ../../nbs/data/sprites.ipynb #0fa8e2f2
 import math, zipfile, zlib
 import numpy as np, torch
 from ..core import as_tensor
 
-# %% ../../nbs/data/sprites.ipynb #ef5871e2
+# %% ../../nbs/data/sprites.ipynb #f423c28c
 N_VALUES = dict(colour=4, shape=3, scale=6, orientation=39, x=32, y=32)
 LATENTS = tuple(N_VALUES)
 SHAPES = dict(published=('square', 'ellipse', 'heart'), fair=('heart', 'drop', 'L'))
@@ -36,7 +36,7 @@ def check_latents(
         raise ValueError(f"latents: row {i}: expected {factor} from 0 to {n-1}, got {values[i]}")
     return latents
 
-# %% ../../nbs/data/sprites.ipynb #0427817f
+# %% ../../nbs/data/sprites.ipynb #c2c484b7
 AREA = 1.2 # of every shape at scale 1, where 1 is a quarter of the image's side
 
 def _square(u, v): return np.maximum(abs(u), abs(v))-math.sqrt(AREA)/2
@@ -66,7 +66,7 @@ def _corner(u, v):
 
 _OUTLINES = dict(square=_square, ellipse=_ellipse, heart=_heart, drop=_drop, L=_corner) # negative inside; v points up
 
-# %% ../../nbs/data/sprites.ipynb #f5820679
+# %% ../../nbs/data/sprites.ipynb #6a5aca9c
 SUBPIXELS = 4 # in each direction
 
 def _in_colour(grey, colour):
@@ -101,7 +101,7 @@ def draw_sprites(
             for i,row,column,own in zip(some, top, left, share): grey[i, row:row+wide, column:column+wide] = np.rint(255*own)
     return _in_colour(torch.from_numpy(grey), latents[:, 0])
 
-# %% ../../nbs/data/sprites.ipynb #b0094823
+# %% ../../nbs/data/sprites.ipynb #8c45f2f4
 def coloured(
     x: torch.Tensor, # Images (N, height, width), bytes of 0 and 1
     colour: torch.Tensor, # Of each image, integers (N,) from 0 to 3 in the order of COLOURS
@@ -117,7 +117,7 @@ def coloured(
     if len(off): raise ValueError(f"colour: expected from 0 to {len(COLOURS)-1}, got {colour[off[0, 0]]} for image {off[0, 0]}")
     return _in_colour(x.to(torch.uint8)*255, colour)
 
-# %% ../../nbs/data/sprites.ipynb #923ea8fa
+# %% ../../nbs/data/sprites.ipynb #11d071ef
 def _open(file, name):
     "A member of an .npz"
     if f'{name}.npy' not in file.namelist(): raise ValueError(f"no member {name!r}, only {', '.join(file.namelist()) or 'nothing'}")
@@ -141,7 +141,7 @@ def _rows(member, name, shape):
         if member.read(1): raise ValueError(f"{name}: expected {n} rows, as its header says, got more")
     return whole[0],blocks(whole[0])
 
-# %% ../../nbs/data/sprites.ipynb #2de50804
+# %% ../../nbs/data/sprites.ipynb #7842e126
 def _read_latents(file, keep):
     "Latents of an open file, and which of the images are kept"
     with _open(file, 'latents_classes') as member:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAPS', 'LAST', 'PLACES', 'MapKind', 'feature_map', 'map_of', 'class_activation_map', 'evidence']
 
-# %% ../../nbs/measure/maps.ipynb #44395dea
+# %% ../../nbs/measure/maps.ipynb #a7ac1043
 import math, torch
 from collections import deque
 from torch import nn
@@ -18,7 +18,7 @@ from .head import Head, class_vectors, find_head, named_head
 from .model import run_to_head
 from .network import bare, hear
 
-# %% ../../nbs/measure/maps.ipynb #1fd7c5ee
+# %% ../../nbs/measure/maps.ipynb #71de8f88
 class MapKind(NamedTuple):
     "All there is to know about a kind of map"
     speaks: str # Which end speaks for the class: 'high' or 'low'
@@ -35,7 +35,7 @@ MAPS = dict(
     norm=MapKind('high', '‖F(p)‖', 'norm'),
 )
 
-# %% ../../nbs/measure/maps.ipynb #163a4ac0
+# %% ../../nbs/measure/maps.ipynb #b705943f
 LAST = 8 # maps that are kept while a network runs; the head reads one of the last
 
 class _Passing(TorchFunctionMode):
@@ -66,7 +66,7 @@ def _gap(t, x):
     slack = 2*max(torch.finfo(a.dtype).eps for a in (t, x))+t[0, 0].numel()*torch.finfo(wide).eps # of the mean, and of its sum
     return off.max().item(),bool((off<=slack*size).all())
 
-# %% ../../nbs/measure/maps.ipynb #0e45c9b3
+# %% ../../nbs/measure/maps.ipynb #ee04203e
 def _found(passing, x):
     "The last map (N, D, H, W) whose mean over places is `x`; or, in words, what there is instead"
     d,nearest = passing.d,None
@@ -104,7 +104,7 @@ def feature_map(
     raise ValueError(f"model: what enters the head {head!r} is not the mean over places of a map (N, {passing.d}, H, W); {found}. "
         "What works: a network whose head directly follows an average over all places")
 
-# %% ../../nbs/measure/maps.ipynb #fa3fe94f
+# %% ../../nbs/measure/maps.ipynb #3d4d76ba
 PLACES = 2**22 # angles that are held at a time
 
 def _share(x, w, y, kind):
@@ -129,7 +129,7 @@ def _by_angle(x, w, y, kind):
             _share(x[some], w, y[some], kind))
     return res.cos().masked_fill_(nowhere, 0) if kind=='cosine' else res
 
-# %% ../../nbs/measure/maps.ipynb #8bba907c
+# %% ../../nbs/measure/maps.ipynb #381424a0
 @torch.no_grad()
 def map_of(
     head: Head, # Of the network
@@ -137,7 +137,7 @@ def map_of(
     y, # A class, or one for each sample (N,)
     kind: str='cam', # One of MAPS
 )->torch.Tensor: # (N, H, W), float32 or, if features or head are, float64; NaN where a vector is not finite
-    "A map of a class; `ValueError` on an unknown kind, a class that is not there, or a class vector without direction where angles are asked for"
+    "A map of a class; `ValueError` on an unknown kind or class, or where an angle to a zero class vector is asked for"
     if kind not in MAPS: raise ValueError(f"kind: expected one of {', '.join(MAPS)}, got {kind!r}")
     if features.ndim!=4 or features.shape[1]!=head.w.shape[1]:
         raise ValueError(f"features: expected a map (N, {head.w.shape[1]}, H, W), got {tuple(features.shape)}")
@@ -150,7 +150,7 @@ def map_of(
     else: res = _by_angle(x, w, y.repeat_interleave(math.prod(sides)), kind)
     return res.view(n, *sides)
 
-# %% ../../nbs/measure/maps.ipynb #8b1ab430
+# %% ../../nbs/measure/maps.ipynb #7ee15fe7
 def class_activation_map(
     model: nn.Module, # A classifier whose head reads the mean of a map over places
     batch, # Anything unpack_batch takes
@@ -161,7 +161,7 @@ def class_activation_map(
     "A map of a class at the places of the last feature map, with the errors of `feature_map` and `map_of`"
     return map_of(*feature_map(model, batch, head), y, kind)
 
-# %% ../../nbs/measure/maps.ipynb #558722f0
+# %% ../../nbs/measure/maps.ipynb #68847cf2
 def evidence(
     map, # Values of a kind, of any shape
     kind: str, # One of MAPS

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'resize_map', 'normalise_map']
 
-# %% ../../nbs/measure/normalise.ipynb #8344f6c0
+# %% ../../nbs/measure/normalise.ipynb #27782d79
 import torch, torch.nn.functional as F
 from ..core import takes_arrays
 
-# %% ../../nbs/measure/normalise.ipynb #03927e24
+# %% ../../nbs/measure/normalise.ipynb #bbc9cbaa
 def _floating(map):
     "One map or many, in floating point, as (N, H, W)"
     if not isinstance(map, torch.Tensor) or map.ndim not in (2, 3) or 0 in map.shape[-2:]:
@@ -27,7 +27,7 @@ def resize_map(
     least = m.amin((1, 2), keepdim=True)
     return (F.interpolate((m-least)[:, None], size, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *size)
 
-# %% ../../nbs/measure/normalise.ipynb #4c5f3194
+# %% ../../nbs/measure/normalise.ipynb #d6aea56c
 NORMALISATIONS = dict(minmax=0., max=0., pas=.9, ivr=.45) # and the published parameter; 0 for those that were published without one
 
 @takes_arrays

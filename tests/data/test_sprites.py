@@ -66,7 +66,8 @@ def reference(shape, scale, turn, px, py, size=64):
     grid = (np.arange(-32, 4*size+32)+.5)/4
     x,y = np.meshgrid(grid, grid)
     def moved(u, v): # counter-clockwise, and rows run downwards
-        return (size/64*PLACES[px]+unit*(u*math.cos(angle)-v*math.sin(angle)), size/64*PLACES[py]-unit*(u*math.sin(angle)+v*math.cos(angle)))
+        along,up = u*math.cos(angle)-v*math.sin(angle),u*math.sin(angle)+v*math.cos(angle)
+        return size/64*PLACES[px]+unit*along,size/64*PLACES[py]-unit*up
     if shape=='ellipse': # the sum of the distances from the foci is the long axis
         short = math.sqrt(1.2/2/math.pi)
         foci = [moved(0, s*short*math.sqrt(3)) for s in (-1, 1)]
@@ -106,7 +107,8 @@ def test_other_sizes(size): same_as_reference(draw_sprites, 4, 1, size)
 
 # Areas and places
 
-PERIMETER = {'square': 4*math.sqrt(1.2), 'ellipse': 9.69*math.sqrt(1.2/2/math.pi), 'L': 18*math.sqrt(1.2/14)} # at scale 1, in units of 16 px
+# At scale 1, in units of 16 pixels
+PERIMETER = {'square': 4*math.sqrt(1.2), 'ellipse': 9.69*math.sqrt(1.2/2/math.pi), 'L': 18*math.sqrt(1.2/14)}
 
 def areas(draw, per_scale=39):
     "Brightness of each image in pixels, at all orientations and many places"
@@ -248,29 +250,39 @@ def header_of(shape, dtype='|u1', fortran=False):
     return b'\x93NUMPY\x01\x00'+struct.pack('<H', len(text))+text.encode()
 
 BAD_FILES = {
-    'pickled images': (lambda p: save(p, imgs=np.array([Hostile()]*4, object)), 'imgs: expected integers (N, 64, 64), got object of shape (4,)'),
+    'pickled images': (lambda p: save(p, imgs=np.array([Hostile()]*4, object)),
+        'imgs: expected integers (N, 64, 64), got object of shape (4,)'),
     'pickled latents': (lambda p: save(p, latents_classes=np.array([[Hostile()]*6]*4, object)),
         'latents_classes: expected integers (N, 6), got object of shape (4, 6)'),
-    'a bare pickle': (lambda p: raw(p, imgs=pickle.dumps(Hostile())), 'imgs: expected an array as NumPy saves it (the magic string is not correct'),
-    'no images': (lambda p: np.savez(p, latents_classes=ROWS, metadata=np.array([Hostile()])), "no member 'imgs', only latents_classes.npy, metadata.npy"),
+    'a bare pickle': (lambda p: raw(p, imgs=pickle.dumps(Hostile())),
+        'imgs: expected an array as NumPy saves it (the magic string is not correct'),
+    'no images': (lambda p: np.savez(p, latents_classes=ROWS, metadata=np.array([Hostile()])),
+        "no member 'imgs', only latents_classes.npy, metadata.npy"),
     'no latents': (lambda p: np.savez(p, imgs=X), "no member 'latents_classes', only imgs.npy"),
     'nothing': (lambda p: zipfile.ZipFile(p, 'w').close(), "no member 'latents_classes', only nothing"),
     'other size': (lambda p: save(p, imgs=X[:, :32, :32]), 'imgs: expected integers (N, 64, 64), got uint8 of shape (4, 32, 32)'),
     'colour images': (lambda p: save(p, imgs=np.stack([X]*3, 3)), 'got uint8 of shape (4, 64, 64, 3)'),
-    'five latents': (lambda p: save(p, latents_classes=ROWS[:, 1:]), 'latents_classes: expected integers (N, 6), got int64 of shape (4, 5)'),
+    'five latents': (lambda p: save(p, latents_classes=ROWS[:, 1:]),
+        'latents_classes: expected integers (N, 6), got int64 of shape (4, 5)'),
     'values for classes': (lambda p: save(p, latents_classes=ROWS.astype(float)), 'latents_classes: expected integers (N, 6), got float64'),
     'float images': (lambda p: save(p, imgs=X.astype(np.float32)), 'imgs: expected integers (N, 64, 64), got float32'),
     'other number': (lambda p: save(p, imgs=X[:3]), 'imgs: expected 4 images, one for each row of latents_classes, got 3'),
-    'grey images': (lambda p: save(p, imgs=X*np.array([1, 1, 7, 1], np.uint8)[:, None, None]), 'imgs: image 2: expected pixels of 0 and 1, got 7'),
-    'orientation 40': (lambda p: save(p, latents_classes=ROWS+[0, 0, 0, 1, 0, 0]), 'latents: row 2: expected orientation from 0 to 39, got 40'),
+    'grey images': (lambda p: save(p, imgs=X*np.array([1, 1, 7, 1], np.uint8)[:, None, None]),
+        'imgs: image 2: expected pixels of 0 and 1, got 7'),
+    'orientation 40': (lambda p: save(p, latents_classes=ROWS+[0, 0, 0, 1, 0, 0]),
+        'latents: row 2: expected orientation from 0 to 39, got 40'),
     'negative': (lambda p: save(p, latents_classes=ROWS-[0, 0, 0, 1, 0, 0]), 'latents: row 0: expected orientation from 0 to 39, got -1'),
     'Fortran': (lambda p: save(p, latents_classes=np.asfortranarray(ROWS)), 'got int64 of shape (4, 6) in Fortran order'),
-    'Fortran images': (lambda p: save(p, imgs=np.asfortranarray(X)), 'imgs: expected integers (N, 64, 64), got uint8 of shape (4, 64, 64) in Fortran order'),
+    'Fortran images': (lambda p: save(p, imgs=np.asfortranarray(X)),
+        'imgs: expected integers (N, 64, 64), got uint8 of shape (4, 64, 64) in Fortran order'),
     'fewer than named': (lambda p: raw(p, imgs=header_of((4, 64, 64))+X[:3].tobytes()), 'imgs: expected 4 rows, as its header says, got 3'),
-    'more than named': (lambda p: raw(p, imgs=header_of((4, 64, 64))+X.tobytes()+b'0'), 'imgs: expected 4 rows, as its header says, got more'),
-    'a giant': (lambda p: raw(p, latents_classes=header_of((10**15, 6), '<i8')+ROWS.tobytes()), 'expected 1000000000000000 rows, as its header says, got 4'),
+    'more than named': (lambda p: raw(p, imgs=header_of((4, 64, 64))+X.tobytes()+b'0'),
+        'imgs: expected 4 rows, as its header says, got more'),
+    'a giant': (lambda p: raw(p, latents_classes=header_of((10**15, 6), '<i8')+ROWS.tobytes()),
+        'expected 1000000000000000 rows, as its header says, got 4'),
     'below 0 rows': (lambda p: raw(p, latents_classes=header_of((-4, 6), '<i8')+ROWS.tobytes()), 'latents_classes: expected -4 rows'),
-    'code in a header': (lambda p: raw(p, imgs=header_of((4, 64, 64)).replace(b'(4, 64, 64)', b'(exit(), 4)')), 'imgs: expected an array as NumPy saves it ('),
+    'code in a header': (lambda p: raw(p, imgs=header_of((4, 64, 64)).replace(b'(4, 64, 64)', b'(exit(), 4)')),
+        'imgs: expected an array as NumPy saves it ('),
     'no zip': (lambda p: p.write_bytes(npy(X)), 'not a whole .npz file'),
     'torn': (lambda p: p.write_bytes(save(p).read_bytes()[:-30]), 'not a whole .npz file'),
     'torn in the middle': (lambda p: p.write_bytes(save(p).read_bytes()[:300]), 'not a whole .npz file'),
@@ -315,7 +327,8 @@ BAD = {
     'one image': (lambda: draw_sprites([0]*6), 'latents: expected integers (N, 6), got torch.int64 of shape (6,)'),
     'fractions': (lambda: draw_sprites([[0.]*6]), 'latents: expected integers (N, 6), got torch.float32 of shape (1, 6)'),
     'booleans': (lambda: check_latents(torch.ones(2, 6).bool()), 'got torch.bool of shape (2, 6)'),
-    'fortieth orientation': (lambda: draw_sprites([[0]*6, [0, 0, 0, 39, 0, 0]]), 'latents: row 1: expected orientation from 0 to 38, got 39'),
+    'fortieth orientation': (lambda: draw_sprites([[0]*6, [0, 0, 0, 39, 0, 0]]),
+        'latents: row 1: expected orientation from 0 to 38, got 39'),
     'left of the image': (lambda: draw_sprites([[0, 0, 0, 0, -1, 0]]), 'latents: row 0: expected x from 0 to 31, got -1'),
     'fifth colour': (lambda: draw_sprites([[4, 0, 0, 0, 0, 0]]), 'latents: row 0: expected colour from 0 to 3, got 4'),
     'grey': (lambda: coloured(torch.full((1, 2, 2), 9).byte(), torch.tensor([0])), 'x: expected bytes of 0 and 1 (N, height, width)'),
@@ -323,7 +336,8 @@ BAD = {
     'channels': (lambda: coloured(torch.ones(1, 3, 2, 2).byte(), torch.tensor([0])), 'got torch.uint8 of shape (1, 3, 2, 2)'),
     'a colour for two': (lambda: coloured(torch.ones(2, 2, 2).byte(), torch.tensor([0])), 'colour: expected 2 integers, one per image'),
     'no colour': (lambda: coloured(torch.ones(2, 2, 2).byte(), torch.tensor([0, -1])), 'colour: expected from 0 to 3, got -1 for image 1'),
-    'half a colour': (lambda: coloured(torch.ones(1, 2, 2).byte(), torch.tensor([.5])), 'colour: expected 1 integers, one per image, got torch.float32'),
+    'half a colour': (lambda: coloured(torch.ones(1, 2, 2).byte(), torch.tensor([.5])),
+        'colour: expected 1 integers, one per image, got torch.float32'),
 }
 
 @pytest.mark.parametrize('name', BAD)

@@ -33,8 +33,8 @@ def torchvision_model(name, **options):
     import torchvision
     return torchvision.models.get_model(name, num_classes=7, **options)
 
-@pytest.mark.parametrize('name,options,d', [('mobilenet_v2', dict(width_mult=.25), 1280), ('efficientnet_b0', {}, 1280), ('regnet_y_400mf', {}, 440),
-    ('shufflenet_v2_x0_5', {}, 1024)])
+@pytest.mark.parametrize('name,options,d', [('mobilenet_v2', dict(width_mult=.25), 1280), ('efficientnet_b0', {}, 1280),
+    ('regnet_y_400mf', {}, 440), ('shufflenet_v2_x0_5', {}, 1024)])
 def test_torchvision(name, options, d): assert check(torchvision_model(name, **options)).shape==(3, d, 2, 2)
 
 def test_resnet_and_densenet():
@@ -102,8 +102,9 @@ def test_a_head_that_runs_before_the_pooling_is_refused():
     with pytest.raises(ValueError, match='no nn.Linear makes the logits'): feature_map(torchvision_model('squeezenet1_1'), X)
 
 def test_a_model_without_any_map():
-    with pytest.raises(ValueError, match='no map ran before it'): feature_map(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), X[:, 0, 0, :4])
-    with pytest.raises(ValueError, match="the model has no module 'fc'"): feature_map(nn.Sequential(nn.Linear(4, 5)), X[:, 0, 0, :4], head='fc')
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match='no map ran before it'): feature_map(model, X[:, 0, 0, :4])
+    with pytest.raises(ValueError, match="the model has no module 'fc'"): feature_map(model, X[:, 0, 0, :4], head='fc')
 
 # Ways of pooling, batches, wrappers, modes
 
@@ -111,8 +112,8 @@ class Net(nn.Module):
     "Everything that may go wrong at once: batch statistics, dropout, a block that runs twice, a ReLU in place, pooling by a function"
     def __init__(self, pool=lambda m: m.mean((2, 3)), d=6, head=None):
         super().__init__()
-        self.first,self.twice,self.drop = nn.Conv2d(3, d, 3, 2),nn.Sequential(nn.Conv2d(d, d, 3, padding=1), nn.BatchNorm2d(d)),nn.Dropout2d()
-        self.pool,self.head = pool,head or nn.Linear(d, 7)
+        self.first,self.drop,self.pool,self.head = nn.Conv2d(3, d, 3, 2),nn.Dropout2d(),pool,head or nn.Linear(d, 7)
+        self.twice = nn.Sequential(nn.Conv2d(d, d, 3, padding=1), nn.BatchNorm2d(d))
     def map(self, x): return self.drop(self.twice(self.twice(self.first(x)))).relu_()
     def forward(self, x): return self.head(self.pool(self.map(x)))
 
@@ -129,8 +130,8 @@ def test_ways_of_pooling(pool):
     features = check(net, SMALL)
     with torch.no_grad(): torch.testing.assert_close(features, net.eval().map(SMALL))
 
-@pytest.mark.parametrize('pool', [lambda m: m.amax((2, 3)), lambda m: m.sum((2, 3)), lambda m: F.normalize(m.mean((2, 3))), lambda m: m[..., 0, 0],
-    lambda m: m.mean((2, 3))+1e-3, lambda m: 1.001*m.mean((2, 3)), lambda m: m.pow(3).mean((2, 3)).pow(1/3)])
+@pytest.mark.parametrize('pool', [lambda m: m.amax((2, 3)), lambda m: m.sum((2, 3)), lambda m: F.normalize(m.mean((2, 3))),
+    lambda m: m[..., 0, 0], lambda m: m.mean((2, 3))+1e-3, lambda m: 1.001*m.mean((2, 3)), lambda m: m.pow(3).mean((2, 3)).pow(1/3)])
 def test_other_pooling_is_refused(pool):
     with pytest.raises(ValueError, match='its mean is off by up to'): feature_map(Net(pool), SMALL)
 
@@ -305,8 +306,8 @@ def test_classes():
     expected = map_of(Head(W), F_, torch.tensor([4, 4, 4]), 'avh')
     for y in (4, np.int64(4), torch.tensor(4), [4, 4, 4], np.array([4, 4, 4], np.uint8), torch.tensor([4]*3, dtype=torch.int32)):
         assert map_of(Head(W), F_, y, 'avh').equal(expected)
-    for y,says in ((7, 'from 0 to 6, got 7'), (-1, 'got -1'), ([0, 1], 'expected 3 labels'), (1., 'integer'), (True, 'integer'), (None, 'expected a tensor'),
-        ('cat', 'y: ')):
+    for y,says in ((7, 'from 0 to 6, got 7'), (-1, 'got -1'), ([0, 1], 'expected 3 labels'), (1., 'integer'), (True, 'integer'),
+        (None, 'expected a tensor'), ('cat', 'y: ')):
         with pytest.raises(ValueError, match=says): map_of(Head(W), F_, y)
 
 def test_class_vectors_without_direction():
@@ -315,7 +316,7 @@ def test_class_vectors_without_direction():
     for kind,y in (('avh', Y), ('avc', Y), ('angle', 5), ('cosine', torch.tensor([0, 5, 1]))):
         with pytest.raises(ValueError, match=r'w: row 5 \(class 5\) is zero'): map_of(Head(w), F_, y, kind)
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32-1), st.floats(.01, 100), st.floats(.01, 100))
 def test_lengths(seed, a, b):
     g = torch.Generator().manual_seed(seed)
@@ -374,8 +375,8 @@ def adds_up(cam):
 
 def test_the_cam_adds_up_to_the_logit(): adds_up(right)
 
-@pytest.mark.parametrize('wrong', [in_training_mode, before_the_relu, of_the_block_as_it_ran_first, with_the_bias, cut_off_at_zero, added_over_places,
-    of_the_next_class], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('wrong', [in_training_mode, before_the_relu, of_the_block_as_it_ran_first, with_the_bias, cut_off_at_zero,
+    added_over_places, of_the_next_class], ids=lambda f: f.__name__)
 def test_mistakes_are_caught(wrong):
     torch.manual_seed(0)
     with pytest.raises(AssertionError): adds_up(wrong)

@@ -162,8 +162,8 @@ def cut_off_on_one_side(m, how, p):
     v = m.flatten().sort()[0][int(p*m.numel())]
     return normalise_map(m.clamp(min=v), how, 0)
 
-@pytest.mark.parametrize('wrong', [rank_rounded_up, interpolated_percentile, not_cut_off, minimum_first, from_the_top, cut_off_at_zero_first, cut_off_on_one_side],
-    ids=lambda f: f.__name__)
+@pytest.mark.parametrize('wrong', [rank_rounded_up, interpolated_percentile, not_cut_off, minimum_first, from_the_top,
+    cut_off_at_zero_first, cut_off_on_one_side], ids=lambda f: f.__name__)
 def test_mistakes_are_caught(wrong):
     caught = 0
     for how in NORMALISATIONS:
