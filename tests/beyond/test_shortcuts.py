@@ -79,7 +79,7 @@ def test_claims_of_networks_that_are_as_claimed(write):
     found = {k: c.holds for k,c in judged().items()}
     assert {k for k,v in found.items() if v=='yes'}>=set(TEXTS)-{'up', 'cuts', 'angle'}, found
     assert found['up']!='yes' and found['cuts']!='yes' # the same on both sides but for chance
-    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'flow to it', 'foretells more final',
+    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'flow to it', 'AVC foretells more',
         'as answers do'):
         assert words in shortcuts.summary()
     assert in_order()==list(SCALE_FIRST)
@@ -88,7 +88,7 @@ def test_claims_of_networks_that_are_the_other_way_round(write):
     write(order=SCALE_FIRST[::-1], early=-.2)
     found = {k: c.holds for k,c in judged().items()}
     assert {found[k] for k in ('published', 'fair', 'shape', 'foretells')}=={'no'}
-    assert in_order()[0]=='orientation' and all(w in shortcuts.summary() for w in ('orientation is ahead', 'foretells fewer'))
+    assert in_order()[0]=='orientation' and all(w in shortcuts.summary() for w in ('orientation is ahead', 'AVC foretells fewer'))
     assert found['flat']==found['probe']==found['agree']=='yes' # of the cue that is preferred here
 
 def test_one_seed_is_open(write):
