@@ -6,7 +6,7 @@
 __all__ = ['AT', 'by_cue', 'flatter', 'follows_preference', 'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance',
            'solutions_claims']
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #35598b33
+# %% ../../nbs/beyond/cue_flatness.ipynb #ac3380b5
 import numpy as np, pandas as pd
 from scipy.stats import kendalltau
 from .cue_preference import CHANCE, difference, in_order, orders, over_seeds_of
@@ -18,7 +18,7 @@ from ..report.claims import tested
 from ..report.plots import figure, style
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #f1eef4f5
+# %% ../../nbs/beyond/cue_flatness.ipynb #da5dcbf7
 AT = .3 # relative radius
 
 def by_cue(
@@ -54,13 +54,15 @@ def draw_flatness():
             over,look = np.stack([t[c] for t in tables])*dict(rise=1, right=100)[k],style(f'cue {c}')
             ax.fill_between(RADII, over.min(1), over.max(1), color=look['color'], alpha=.2, lw=0)
             ax.plot(RADII, over.mean(1), ms=5, mfc='white', **look)
-        axes[0].set(ylabel='rise of the loss (nats)', yscale='log'); axes[1].set(ylabel='still right (%)', ylim=(0, 102))
+        axes[0].set(ylabel='rise of the loss (nats)', yscale='log')
+        axes[0].set_yticks(*zip(*((v, f'{v:g}') for v in (.01, .1, 1, 10, 100))))
+        axes[1].set(ylabel='still right (%)', ylim=(0, 102))
         for ax in axes: ax.set_xlabel('relative radius; angle by which filters are turned')
         shown = [r for r in RADII if r not in (.2,)] # labels that would touch
         axes[0].set_xticks(shown, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in shown])
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #ec5fa669
+# %% ../../nbs/beyond/cue_flatness.ipynb #9da02456
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -96,9 +98,10 @@ def draw_abundance():
             ax.set_xticks(range(len(tables)), ['before', *(f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in STARTS)])
             ax.set_xlabel('relative radius')
         axes[0].set_ylabel('followed (%)')
-        fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=5, columnspacing=1, handletextpad=.4)
+        named = dict(sorted(zip(*axes[0].get_legend_handles_labels()[::-1]), key=lambda kv: kv[0]=='chance'))
+        fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #67acb987
+# %% ../../nbs/beyond/cue_flatness.ipynb #52827f93
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
