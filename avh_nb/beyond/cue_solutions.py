@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from .cue_networks import (GRID, NETWORKS, RATES, TRAIN, accuracy_of, agreeing_loss, cue_learner, cue_sets, cue_shares,
     logits_of, n_cells, run_preference)
+from .cue_people import people_grid, run_people
 from ..core import all_or_nothing, seeded, work_folder
 from ..data.cues import CUES, sprite_cues
 from ..data.images import Images, Normalise
@@ -136,8 +137,8 @@ def run_probe(config, seed, device='cpu')->dict:
 
 # %% ../../nbs/beyond/cue_solutions.ipynb #78cec27d
 def grid(
-    seeds: int=3, # Of all but the preferences, the preferences, which have two more
-    part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, or all
+    seeds: int=3, # Of all but the preferences, which have two more, and of people, where networks take the place of seeds
+    part: str='all', # rate, preference, without colour, pairs, bins, forced, abundance, probe, people, or all
 )->list: # Of (config, seed)
     "What is trained"
     shapes,fair = ('fair', 'published'),dict(network='ResNet', shapes='fair')
@@ -152,11 +153,12 @@ def grid(
             for s in range(seeds)],
         forced=[(dict(part='forced', **fair, cue=c), s) for s in range(seeds) for c in CUES],
         abundance=[(dict(part='abundance', **fair, cue=c, radius=r), s) for s in range(seeds) for r in STARTS for c in CUES],
-        probe=[(dict(part='probe', network='linear', shapes=f, cue=c), s) for s in range(seeds) for f in shapes for c in CUES])
+        probe=[(dict(part='probe', network='linear', shapes=f, cue=c), s) for s in range(seeds) for f in shapes for c in CUES],
+        people=people_grid())
     if part not in ('all', *parts): raise ValueError(f"part: expected one of all, {', '.join(parts)}, got {part!r}")
     return [run for p,of in parts.items() if part in ('all', p) for run in of]
 
 def run(config, seed, device='cpu'):
     "One run of the study"
-    how = dict(forced=run_solution, abundance=run_solution, probe=run_probe)
+    how = {'forced': run_solution, 'abundance': run_solution, 'probe': run_probe, 'people': run_people, 'people together': run_people}
     return how.get(config['part'], run_preference)(config, seed, device)
