@@ -59,7 +59,8 @@ def test_masks_from_files(tmp_path):
     assert read_localisation(write(tmp_path, localization=MASKS)).sizes['a.jpg']==(40, 30)
 
 def test_lines_as_other_systems_end_them(tmp_path):
-    write(tmp_path, **{k: v.replace('\n', '\r\n') for k,v in dict(image_ids=IDS, class_labels=LABELS, image_sizes=SIZES, localization=BOXES).items()})
+    texts = dict(image_ids=IDS, class_labels=LABELS, image_sizes=SIZES, localization=BOXES)
+    write(tmp_path, **{k: v.replace('\n', '\r\n') for k,v in texts.items()})
     assert read_localisation(tmp_path).boxes['a.jpg'].tolist()==[[0, 0, 39, 29]]
     write(tmp_path, image_ids='\n'+IDS.rstrip('\n'))
     assert read_localisation(tmp_path).ids==['b/1.jpg', 'a.jpg']
@@ -76,7 +77,8 @@ def test_lines_as_other_systems_end_them(tmp_path):
     (dict(class_labels='a.jpg,'+'9'*5000+'\nb/1.jpg,1\n'), "line 1: expected a whole number from 0"),
     (dict(class_labels='a.jpg\n'), 'class_labels.txt: line 1: expected 2 fields, got 1'),
     (dict(class_labels=LABELS+'a.jpg,0\n'), "class_labels.txt: line 4: 'a.jpg' stands further up"),
-    (dict(image_sizes='a.jpg,40,0\nb/1.jpg,500,375\n'), r'image_sizes.txt: line 1: expected a width and a height of at least 1, got \(40, 0\)'),
+    (dict(image_sizes='a.jpg,40,0\nb/1.jpg,500,375\n'),
+        r'image_sizes.txt: line 1: expected a width and a height of at least 1, got \(40, 0\)'),
     (dict(image_sizes='a.jpg,40.5,30\n'), "image_sizes.txt: line 1: expected a whole number from 0, got '40.5'"),
     (dict(image_sizes='a.jpg,40,30\n'), "image_sizes.txt: no line for 1 of 2 images, the first 'b/1.jpg'"),
     (dict(localization=BOXES+'a.jpg,0,0,40,29\n'), 'localization.txt: line 5: expected x0 <= x1 < 40 and y0 <= y1 < 30'),
@@ -110,7 +112,8 @@ def test_a_file_that_is_not_there(tmp_path):
 def drawn(tmp_path, **masks):
     (tmp_path/'m').mkdir(exist_ok=True)
     for name,a in masks.items(): Image.fromarray(np.asarray(a)).save(tmp_path/'m'/f'{name}.png')
-    return read_localisation(write(tmp_path, localization=MASKS.replace('m/1', 'm/one').replace('m/2', 'm/two').replace('m/3', 'm/other').replace('m/i', 'm/i')))
+    listed = MASKS.replace('m/1', 'm/one').replace('m/2', 'm/two').replace('m/3', 'm/other')
+    return read_localisation(write(tmp_path, localization=listed))
 
 def test_what_is_ignored_is_not_the_object(tmp_path):
     rng = np.random.default_rng(0)
@@ -152,7 +155,8 @@ def test_kinds_of_files(tmp_path):
 
 def test_masks_from_files_that_are_refused(tmp_path):
     found = drawn(tmp_path, one=np.ones((4, 5), bool), two=np.ones((5, 4), bool), i=np.ones((4, 5), bool), other=np.ones((4, 5), bool))
-    with pytest.raises(ValueError, match='m/two.png: expected 5 x 4 pixels, as m/one.png has, got 4 x 5'): load_mask(found, 'b/1.jpg', tmp_path)
+    with pytest.raises(ValueError, match='m/two.png: expected 5 x 4 pixels, as m/one.png has, got 4 x 5'):
+        load_mask(found, 'b/1.jpg', tmp_path)
     assert load_mask(found, 'b/1.jpg', tmp_path, size=(3, 3))[0].all() # in one size, they fit
     with pytest.raises(ValueError, match="id: expected one of 2 images, got 'x'"): load_mask(found, 'x', tmp_path)
     (tmp_path/'m/other.png').write_bytes(b'nothing')
@@ -165,7 +169,8 @@ def test_masks_from_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match='leads out of'): load_mask(found, 'a.jpg', inner)
     found.masks['a.jpg'] = (['../secret.png'], '')
     with pytest.raises(ValueError, match='expected a path within the folder'): load_mask(found, 'a.jpg', tmp_path)
-    with pytest.raises(ValueError, match='localisation: expected masks, it has boxes'): load_mask(read_localisation(write(tmp_path)), 'a.jpg', tmp_path)
+    found = read_localisation(write(tmp_path))
+    with pytest.raises(ValueError, match='localisation: expected masks, it has boxes'): load_mask(found, 'a.jpg', tmp_path)
 
 @given(st.integers(1, 900), st.integers(1, 900), st.data())
 def test_boxes_in_another_size(wide, high, data):
@@ -176,5 +181,6 @@ def test_boxes_in_another_size(wide, high, data):
 
 def test_boxes_that_are_not_resized():
     for bad in ([[0, 0, 50, 3]], [[0, 0, 3, 40]], [[-1, 0, 3, 3]], [[4, 0, 3, 3]], [[0, 0, float('nan'), 3]]):
-        with pytest.raises(ValueError, match=r'boxes: expected .* within 50 x 40 pixels, got .* in row 1'): resize_boxes([[0, 0, 1, 1], *bad], (50, 40))
+        with pytest.raises(ValueError, match=r'boxes: expected .* within 50 x 40 pixels, got .* in row 1'):
+            resize_boxes([[0, 0, 1, 1], *bad], (50, 40))
     with pytest.raises(ValueError, match=r'boxes: expected shape \(n, 4\), got \(4,\)'): resize_boxes([0, 0, 1, 1], (50, 40))

@@ -34,7 +34,7 @@ def connected(pixels, around):
 
 def traced_area(part):
     "Walk along the outer border of a part, from pixel centre to pixel centre, and sum up what lies on one side"
-    here = start = min(part)
+    here = min(part)
     back,path = (0, -1),[here]
     while True:
         turn = CLOCKWISE.index(back)
@@ -272,7 +272,8 @@ def test_any_of_several_objects_counts():
     maps,objects = twelve()
     both = [np.concatenate([o, [[0, 0, 1, 1]]]) for o in objects]
     assert max_box_accuracy(maps, both, ious=IOUS).accuracy>=max_box_accuracy(maps, objects, ious=IOUS).accuracy
-    assert max_box_accuracy(maps[:1], [[[18, 14, 19, 15], *objects[0]]], 'V2', ious=[.7])==max_box_accuracy(maps[:1], objects[:1], ious=[.7])
+    two,one = [[[18, 14, 19, 15], *objects[0]]],objects[:1]
+    assert max_box_accuracy(maps[:1], two, ious=[.7])==max_box_accuracy(maps[:1], one, ious=[.7])
 
 @pytest.mark.parametrize('value', [0, .4, 1])
 def test_a_constant_map(value):
@@ -362,7 +363,8 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match='maps: expected one image at least'): call()
     for wrong in (-.1, 1.1, np.nan, np.inf):
         bad = maps.copy(); bad[3, 1, 2] = wrong
-        with pytest.raises(ValueError, match=r'maps: image 3: expected values from 0 to 1, got .* in row 1, column 2'): max_box_accuracy(bad, objects)
+        with pytest.raises(ValueError, match=r'maps: image 3: expected values from 0 to 1, got .* in row 1, column 2'):
+            max_box_accuracy(bad, objects)
         with pytest.raises(ValueError, match=r'map: expected values from 0 to 1, got .* in row 1, column 2, for image 3'):
             pixel_average_precision(bad, masks)
     with pytest.raises(ValueError, match=r'mask: expected booleans of shape \(16, 20\), as the map has, got bool of shape \(20, 16\)'):
@@ -392,8 +394,8 @@ def test_known_figures_of_cue_conflict():
     centre = np.exp(-(away[:, None]**2+away**2)/(2*56**2))
     some = masks[::80]
     for map,known in ((np.full((224, 224), .5), .444), (centre, .711)):
-        bins = np.searchsorted(np.append(GRID, 1), map, 'right')-1
-        def of(m): return average_precision(*(np.bincount(bins.ravel(), v.sum(0).ravel()) for v in (m, ~m))) # the same map for all
+        bins = np.searchsorted(np.append(GRID, 1), map, 'right').ravel()-1
+        def of(m, bins=bins): return average_precision(*(np.bincount(bins, v.sum(0).ravel()) for v in (m, ~m)))
         assert of(masks)==pytest.approx(known, abs=6e-4)
         assert of(some)==pytest.approx(pixel_average_precision([map]*len(some), some), abs=1e-12)
     passed = max_box_accuracy(np.ones((len(some), 224, 224)), [b[None] for b in mask_boxes(some)]).by_iou
