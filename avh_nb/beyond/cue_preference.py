@@ -8,7 +8,7 @@ __all__ = ['CUE_SHAPES', 'ROUNDS', 'CHANCE', 'LEARNT', 'KINDS', 'EARLY', 'runs_o
            'agreement_of_orders', 'duels', 'draw_duels', 'right_pairs', 'first_epoch', 'of_each', 'final_order',
            'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
 
-# %% ../../nbs/beyond/cue_preference.ipynb #10ef443c
+# %% ../../nbs/beyond/cue_preference.ipynb #5ef19c23
 import numpy as np, pandas as pd
 from functools import partial
 from itertools import permutations
@@ -20,7 +20,7 @@ from ..data.cues import CUES, chance_line
 from ..report.plots import figure, register, style
 from ..stats.correlation import Interval, mean_interval
 
-# %% ../../nbs/beyond/cue_preference.ipynb #a3455ab4
+# %% ../../nbs/beyond/cue_preference.ipynb #4c761ceb
 CUE_SHAPES = ('fair', 'published')
 ROUNDS = {'preference': CUES, 'without colour': CUES[1:], 'pairs': ('shape', 'orientation')} # part of the study to its cues
 CHANCE = {part: 100*chance_line(3, len(cues)) for part,cues in ROUNDS.items()} # percent
@@ -60,7 +60,7 @@ def difference(a: pd.Series, b: pd.Series)->Interval:
     "The difference of two numbers over the seeds that both have"
     return over_seeds_of([a[s]-b[s] for s in common_seeds(a.index, b.index)])
 
-# %% ../../nbs/beyond/cue_preference.ipynb #2608bcde
+# %% ../../nbs/beyond/cue_preference.ipynb #ca4a7ecc
 def draw_preference(
     parts=tuple(ROUNDS), # Rows of panels
     kind: str='', # As of `over_epochs`
@@ -85,7 +85,7 @@ def draw_preference(
         named = {l: h for ax in axes[:, 0] for h,l in zip(*ax.get_legend_handles_labels())}
         fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #c73ddf0c
+# %% ../../nbs/beyond/cue_preference.ipynb #9c1b4a30
 def ahead(
     network, shapes='fair', part='preference', # As of `over_epochs`
     cue: str='colour',
@@ -122,7 +122,7 @@ def agreement_of_orders(shapes='fair')->Interval:
     "The same for all networks, over runs"
     return over_seeds_of(orders_agree(np.concatenate([orders(n, shapes) for n in NETWORKS])), -1, 1)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #f4edcc19
+# %% ../../nbs/beyond/cue_preference.ipynb #58929184
 def duels(
     metrics: dict, # Of a record, with the counts of all combinations of K cues
 )->np.ndarray: # (K, K) percent; the diagonal is NaN
@@ -151,7 +151,7 @@ def draw_duels(parts=('preference', 'without colour'), shapes='fair'):
             ax.spines[:].set_visible(False); ax.tick_params(length=0)
         for ax in np.ravel(axes): ax.set(xlabel='against', ylabel='answers by (%)')
 
-# %% ../../nbs/beyond/cue_preference.ipynb #515b977f
+# %% ../../nbs/beyond/cue_preference.ipynb #1e592f14
 KINDS = {'': 'answers', 'avc': 'AVC', 'confidence': 'softmax'}
 EARLY = 1, 2, 3 # epochs, fixed beforehand
 
@@ -180,7 +180,7 @@ def of_each(
     over,final = over_epochs(network, shapes, part, kind),shares(network, shapes, part)
     return pd.Series({s: f(o.to_numpy(), final.loc[s]) for s,o in over.items()}, dtype=float)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #f3516f2c
+# %% ../../nbs/beyond/cue_preference.ipynb #4131efc7
 def final_order(*where)->Interval: # As of `over_epochs`: network, shapes, part
     "Do mean AVC at the end order the cues as the answers do? From -1 to 1"
     return over_seeds_of(of_each(lambda o,final: right_pairs(o[-1], final), 'avc', *where).dropna().tolist(), -1, 1)
@@ -202,7 +202,7 @@ def foretells(*where, epochs=EARLY)->Interval: # As of `over_epochs`: network, s
     "How many more final answers the class of the highest AVC is than that of the highest softmax"
     return difference(*(foretold(kind, *where, epochs=epochs) for kind in ('avc', 'confidence')))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #e35ea9d9
+# %% ../../nbs/beyond/cue_preference.ipynb #2b27dfeb
 def draw_foretold(shapes='fair', part='without colour'):
     "By epoch, how many more final answers AVC foretells than softmax, with intervals over seeds; nothing where it is not recorded"
     def of(network): return [foretells(network, shapes, part, epochs=[e]) for e in range(EPOCHS+1)]
