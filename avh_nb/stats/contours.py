@@ -109,7 +109,7 @@ def _largest(parts, gaps, wide, n_steps):
 # %% ../../nbs/stats/contours.ipynb #7d9e0a49
 def level_boxes(
     map, # (H, W) finite
-    levels, # (T,) rising
+    levels, # (T,) increasing, T at least 1
     every:bool=False, # Boxes of every part; otherwise of the one with the largest outer contour
     holes:bool=False, # With every: boxes of the contours of holes too, which are one pixel wider than the holes on each side
 )->tuple: # (n,) places of levels, rising, and (n, 4) boxes x0, y0, x1, y1 in pixels, ends inclusive
@@ -117,7 +117,7 @@ def level_boxes(
     map,levels = np.asarray(map, float),np.asarray(levels, float)
     if map.ndim!=2 or not map.size: raise ValueError(f"map: expected shape (H, W), H and W at least 1, got {map.shape}")
     for y,x in np.argwhere(~np.isfinite(map)): raise ValueError(f"map: expected finite values, got {map[y, x]} in row {y}, column {x}")
-    if levels.ndim!=1 or np.isnan(levels).any() or (np.diff(levels)<=0).any():
+    if levels.ndim!=1 or not len(levels) or np.isnan(levels).any() or (np.diff(levels)<=0).any():
         raise ValueError(f"levels: expected rising values of shape (T,), got shape {levels.shape}")
     wide,n = map.shape[1]+2,len(levels)
     height,step = np.pad(map, 1, constant_values=-np.inf).ravel(),np.pad(np.searchsorted(levels, map), 1).ravel()
