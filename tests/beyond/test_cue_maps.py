@@ -1,4 +1,4 @@
-"Maps of cue conflict: curves over ranks against maps themselves, the choice on halves against brute force, and what a wrong way would give."
+"Maps of cue conflict: curves over ranks against the maps, the choice on halves against brute force, and what a wrong way would give."
 import numpy as np, pytest, torch
 from functools import cache
 from hypothesis import given, settings, strategies as st
