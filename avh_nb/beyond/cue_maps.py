@@ -107,13 +107,13 @@ THRESHOLDS,TAUS = np.arange(1001)/1000,np.arange(1, 256)/255 # Of pixels, as PxA
 def ends(values, how, p):
     "The values (n,) of each map that become 0 and 1"
     def at(share): return values[:, round(share*RANKS)]
-    return dict(minmax=(at(p/2), at(1-p/2)), max=(0*at(0), at(1-p)), pas=(at(0), at(p)), ivr=(at(p), at(1)))[how]
+    return dict(minmax=(at(p/2), at(1-p/2)), max=(0*at(0), at(1-p).clip(0)), pas=(at(0), at(p)), ivr=(at(p), at(1)))[how]
 
 def ranked(t, how, p, thresholds):
     "How many pixels lie below each threshold (n, T), of a table under a normalisation; all of them where nothing is left of a map"
     (a,b),at = ends(t['values'], how, p),places()
     below = np.stack([np.interp(l+thresholds*(h-l), v, at) for l,h,v in zip(a, b, t['values'])])
-    below[b<=a] = at[-1]+1
+    below[t['values'][:, -1]<=a] = at[-1]+1
     below[:, thresholds==0] = 0
     return below
 
