@@ -95,7 +95,8 @@ def off_diagonal(
     levels,l,_,off = _split(levels)
     k = levels.shape[1]
     if by is not None:
-        if not isinstance(by, (int, np.integer)) or isinstance(by, bool) or not 0<=by<k: raise ValueError(f"by: expected the position of a cue, from 0 to {k-1}, got {by!r}")
+        if not isinstance(by, (int, np.integer)) or isinstance(by, bool) or not 0<=by<k:
+            raise ValueError(f"by: expected the position of a cue, from 0 to {k-1}, got {by!r}")
         return _balanced(np.where(off, levels[:, by], -1), [f'level {i} of cue {by}' for i in range(l)], n, seed)
     cells = np.indices((l,)*k).reshape(k, -1).T
     kept = (cells!=cells[:, :1]).any(1)

@@ -23,10 +23,11 @@ def resize_map(
     size, # Pixels of a side, or (height, width)
 )->torch.Tensor: # float32, or float64 where the map is
     "Maps at the size of their images, by bicubic interpolation; `ValueError` on a bad shape or size"
-    m,given,size = _floating(map),size,(size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(size)!=2 or not all(isinstance(s, Integral) and s>=1 for s in size): raise ValueError(f"size: expected pixels of a side, or (height, width), got {size or given!r}")
+    m,sides = _floating(map),(size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(sides)!=2 or not all(isinstance(s, Integral) and s>=1 for s in sides):
+        raise ValueError(f"size: expected pixels of a side, or (height, width), got {size!r}")
     least = m.amin((1, 2), keepdim=True)
-    return (F.interpolate((m-least)[:, None], size, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *size)
+    return (F.interpolate((m-least)[:, None], sides, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *sides)
 
 # %% ../../nbs/measure/normalise.ipynb #1ecfde75
 NORMALISATIONS = dict(minmax=0., max=0., pas=.9, ivr=.45) # and the published parameter; 0 for those that were published without one
