@@ -6,7 +6,7 @@
 __all__ = ['AT', 'by_cue', 'flatter', 'follows_preference', 'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance',
            'solutions_claims']
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #c14c8337
+# %% ../../nbs/beyond/cue_flatness.ipynb #b08192eb
 import numpy as np, pandas as pd
 from scipy.stats import kendalltau
 from .cue_preference import CHANCE, difference, in_order, orders, over_seeds_of
@@ -18,7 +18,7 @@ from ..report.claims import tested
 from ..report.plots import figure, style
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #abd44b89
+# %% ../../nbs/beyond/cue_flatness.ipynb #10cbb63a
 AT = .3 # relative radius
 
 def by_cue(
@@ -62,7 +62,7 @@ def draw_flatness():
         axes[0].set_xticks(shown, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in shown])
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #ae316b49
+# %% ../../nbs/beyond/cue_flatness.ipynb #cb721058
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -101,7 +101,7 @@ def draw_abundance():
         named = dict(sorted(zip(*axes[0].get_legend_handles_labels()[::-1]), key=lambda kv: kv[0]=='chance'))
         fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #b81b533e
+# %% ../../nbs/beyond/cue_flatness.ipynb #4a201e42
 def solutions_claims()->list: # Of claims
     "Flatness, abundance, and the linear probe"
     def tau(metric, sign=1, **of): return lambda: follows_preference(sign*by_cue(metric, **of))
