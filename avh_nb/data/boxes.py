@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cue_masks', 'mask_boxes', 'Localisation', 'read_localisation', 'load_mask', 'resize_boxes']
 
-# %% ../../nbs/data/boxes.ipynb #83676b01
+# %% ../../nbs/data/boxes.ipynb #cad16dba
 import numpy as np, torch
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from PIL import Image
 from .images import read_images
 from .sets import locate
 
-# %% ../../nbs/data/boxes.ipynb #f6ba0742
+# %% ../../nbs/data/boxes.ipynb #1fe6fc35
 @cache
 def cue_masks()->torch.Tensor: # bool (1280, 224, 224), in the order of cue_conflict
     "Where the shape is in each of the cue-conflict images (the silhouettes of Geirhos et al. 2019), from the data root"
@@ -33,7 +33,7 @@ def mask_boxes(
     (x0,x1),(y0,y1) = ends(masks.any(1)),ends(masks.any(2))
     return np.stack([x0, y0, x1, y1], 1)
 
-# %% ../../nbs/data/boxes.ipynb #7f849d93
+# %% ../../nbs/data/boxes.ipynb #f95a5920
 @dataclass
 class Localisation:
     "Where the objects of a set of images are: boxes or masks"
@@ -78,7 +78,7 @@ def _each_once(path, ids, width, read):
     if missing: raise ValueError(f'{path}: no line for {len(missing)} of {len(ids)} images, the first {missing[0]!r}')
     return res
 
-# %% ../../nbs/data/boxes.ipynb #d578a2f5
+# %% ../../nbs/data/boxes.ipynb #41a4af0e
 def _read_size(fields):
     size = tuple(map(_whole, fields))
     if not all(size): raise ValueError(f'expected a width and a height of at least 1, got {size}')
@@ -116,7 +116,7 @@ def read_localisation(
     if not masked: found = {id: np.array(b) for id,b in found.items()}
     return Localisation(ids, np.array([y[id] for id in ids]), sizes, *((None, found) if masked else (found, None)))
 
-# %% ../../nbs/data/boxes.ipynb #ebbd7f9e
+# %% ../../nbs/data/boxes.ipynb #7fce10dd
 def _read_mask(folder, path, size):
     "A mask from a file, in another size if one is given: true where it is not black"
     file = Path(folder)/_check_path(path)
@@ -147,7 +147,7 @@ def load_mask(
     mask = np.any(masks[:len(paths)], 0)
     return mask,(masks[-1] if ignore else np.zeros_like(mask)) & ~mask
 
-# %% ../../nbs/data/boxes.ipynb #a7e1f032
+# %% ../../nbs/data/boxes.ipynb #fad19bcb
 def resize_boxes(
     boxes, # (n, 4) x0, y0, x1, y1 in pixels, both ends inclusive
     size, # (width, height) of their image

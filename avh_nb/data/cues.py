@@ -95,7 +95,8 @@ def off_diagonal(
     levels,l,_,off = _split(levels)
     k = levels.shape[1]
     if by is not None:
-        if by not in range(k): raise ValueError(f"by: expected the position of a cue, from 0 to {k-1}, got {by!r}")
+        if not isinstance(by, (int, np.integer)) or isinstance(by, bool) or not 0<=by<k:
+            raise ValueError(f"by: expected the position of a cue, from 0 to {k-1}, got {by!r}")
         return _balanced(np.where(off, levels[:, by], -1), [f'level {i} of cue {by}' for i in range(l)], n, seed)
     cells = np.indices((l,)*k).reshape(k, -1).T
     kept = (cells!=cells[:, :1]).any(1)
@@ -129,7 +130,9 @@ class CueImages:
         if self.classes is None: self.classes = tuple(str(l) for l in range(int(self.levels.max())+1))
     def __len__(self): return len(self.x)
     def __repr__(self): return f"{self.name}: {len(self)} images of shape {tuple(self.x.shape[1:])}, cues {', '.join(self.cues)}"
-    def __getitem__(self, index): return CueImages(self.x[index], self.levels[index], self.cues, self.name, self.classes)
+    def __getitem__(self, index): # A slice, indices or booleans
+        if isinstance(index, (int, np.integer)): raise ValueError(f'index: expected a slice, indices or booleans, got the number {index}')
+        return CueImages(self.x[index], self.levels[index], self.cues, self.name, self.classes)
 
     def of(self, cue):
         "The images as `Images`, labelled by one cue"

@@ -121,6 +121,7 @@ def coloured(
 def _open(file, name):
     "A member of an .npz"
     if f'{name}.npy' not in file.namelist(): raise ValueError(f"no member {name!r}, only {', '.join(file.namelist()) or 'nothing'}")
+    if file.getinfo(f'{name}.npy').flag_bits & 1: raise ValueError(f"{name}: expected a member that is not encrypted")
     return file.open(f'{name}.npy')
 
 def _rows(member, name, shape):
@@ -178,5 +179,5 @@ def read_sprites(
             latents,kept = _read_latents(file, keep)
             return _read_images(file, kept),latents[torch.from_numpy(kept)]
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
         raise ValueError(f"{path}: not a whole .npz file ({e}); download it again") from e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAPS', 'LAST', 'PLACES', 'MapKind', 'feature_map', 'map_of', 'class_activation_map', 'evidence']
 
-# %% ../../nbs/measure/maps.ipynb #a7ac1043
+# %% ../../nbs/measure/maps.ipynb #c1a53f04
 import math, torch
 from collections import deque
 from torch import nn
@@ -18,7 +18,7 @@ from .head import Head, class_vectors, find_head, named_head
 from .model import run_to_head
 from .network import bare, hear
 
-# %% ../../nbs/measure/maps.ipynb #71de8f88
+# %% ../../nbs/measure/maps.ipynb #8b0b53e2
 class MapKind(NamedTuple):
     "All there is to know about a kind of map"
     speaks: str # Which end speaks for the class: 'high' or 'low'
@@ -35,7 +35,7 @@ MAPS = dict(
     norm=MapKind('high', '‖F(p)‖', 'norm'),
 )
 
-# %% ../../nbs/measure/maps.ipynb #b705943f
+# %% ../../nbs/measure/maps.ipynb #8eb19e6f
 LAST = 8 # maps that are kept while a network runs; the head reads one of the last
 
 class _Passing(TorchFunctionMode):
@@ -66,7 +66,7 @@ def _gap(t, x):
     slack = 2*max(torch.finfo(a.dtype).eps for a in (t, x))+t[0, 0].numel()*torch.finfo(wide).eps # of the mean, and of its sum
     return off.max().item(),bool((off<=slack*size).all())
 
-# %% ../../nbs/measure/maps.ipynb #ee04203e
+# %% ../../nbs/measure/maps.ipynb #59f9c6af
 def _found(passing, x):
     "The last map (N, D, H, W) whose mean over places is `x`; or, in words, what there is instead"
     d,nearest = passing.d,None
@@ -104,7 +104,7 @@ def feature_map(
     raise ValueError(f"model: what enters the head {head!r} is not the mean over places of a map (N, {passing.d}, H, W); {found}. "
         "What works: a network whose head directly follows an average over all places")
 
-# %% ../../nbs/measure/maps.ipynb #3d4d76ba
+# %% ../../nbs/measure/maps.ipynb #eaf8a2a4
 PLACES = 2**22 # angles that are held at a time
 
 def _share(x, w, y, kind):
@@ -129,7 +129,7 @@ def _by_angle(x, w, y, kind):
             _share(x[some], w, y[some], kind))
     return res.cos().masked_fill_(nowhere, 0) if kind=='cosine' else res
 
-# %% ../../nbs/measure/maps.ipynb #381424a0
+# %% ../../nbs/measure/maps.ipynb #f186132a
 @torch.no_grad()
 def map_of(
     head: Head, # Of the network
@@ -150,7 +150,7 @@ def map_of(
     else: res = _by_angle(x, w, y.repeat_interleave(math.prod(sides)), kind)
     return res.view(n, *sides)
 
-# %% ../../nbs/measure/maps.ipynb #7ee15fe7
+# %% ../../nbs/measure/maps.ipynb #e361027e
 def class_activation_map(
     model: nn.Module, # A classifier whose head reads the mean of a map over places
     batch, # Anything unpack_batch takes
@@ -161,7 +161,7 @@ def class_activation_map(
     "A map of a class at the places of the last feature map, with the errors of `feature_map` and `map_of`"
     return map_of(*feature_map(model, batch, head), y, kind)
 
-# %% ../../nbs/measure/maps.ipynb #68847cf2
+# %% ../../nbs/measure/maps.ipynb #8e7a5abd
 def evidence(
     map, # Values of a kind, of any shape
     kind: str, # One of MAPS

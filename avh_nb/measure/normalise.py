@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'resize_map', 'normalise_map']
 
-# %% ../../nbs/measure/normalise.ipynb #27782d79
+# %% ../../nbs/measure/normalise.ipynb #50555459
 import torch, torch.nn.functional as F
+from numbers import Integral
 from ..core import takes_arrays
 
-# %% ../../nbs/measure/normalise.ipynb #bbc9cbaa
+# %% ../../nbs/measure/normalise.ipynb #580131c0
 def _floating(map):
     "One map or many, in floating point, as (N, H, W)"
     if not isinstance(map, torch.Tensor) or map.ndim not in (2, 3) or 0 in map.shape[-2:]:
@@ -22,12 +23,13 @@ def resize_map(
     size, # Pixels of a side, or (height, width)
 )->torch.Tensor: # float32, or float64 where the map is
     "Maps at the size of their images, by bicubic interpolation; `ValueError` on a bad shape or size"
-    m,size = _floating(map),tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(size)!=2 or min(size)<1: raise ValueError(f"size: expected pixels of a side, or (height, width), got {size}")
+    m,sides = _floating(map),(size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(sides)!=2 or not all(isinstance(s, Integral) and s>=1 for s in sides):
+        raise ValueError(f"size: expected pixels of a side, or (height, width), got {size!r}")
     least = m.amin((1, 2), keepdim=True)
-    return (F.interpolate((m-least)[:, None], size, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *size)
+    return (F.interpolate((m-least)[:, None], sides, mode='bicubic', align_corners=False)[:, 0]+least).reshape(*map.shape[:-2], *sides)
 
-# %% ../../nbs/measure/normalise.ipynb #d6aea56c
+# %% ../../nbs/measure/normalise.ipynb #1ecfde75
 NORMALISATIONS = dict(minmax=0., max=0., pas=.9, ivr=.45) # and the published parameter; 0 for those that were published without one
 
 @takes_arrays
@@ -35,7 +37,7 @@ def normalise_map(
     map: torch.Tensor, # (H, W), or maps (N, H, W), each of which is taken by itself
     how: str='ivr', # One of NORMALISATIONS
     p: float=None, # Share of values, from 0 to below 1; None: as published
-)->torch.Tensor: # From 0 to 1; zeros where a map is constant, holds NaN or infinity, or, for 'max', has nothing above 0
+)->torch.Tensor: # From 0 to 1; zeros where a map is constant, is not finite, or has nothing above what is taken away
     "Bring the values of maps to 0 to 1; `ValueError` on an unknown way, a bad parameter or a bad shape"
     if how not in NORMALISATIONS: raise ValueError(f"how: expected one of {', '.join(NORMALISATIONS)}, got {how!r}")
     if p is None: p = NORMALISATIONS[how]

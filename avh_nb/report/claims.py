@@ -114,6 +114,7 @@ STUDIES = {
     'robust': 'avh_nb.beyond.robust',
     'longtail': 'avh_nb.beyond.longtail',
     'shortcuts': 'avh_nb.beyond.shortcuts',
+    'localisation': 'avh_nb.beyond.localisation',
     'bench': 'avh_nb.tool.bench',
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
@@ -122,7 +123,8 @@ TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='Whe
     selftrain='Self-training across domains', domaingen='Domain generalisation',
     adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
     energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart',
-    robust='Under attack', longtail='Long tails, tested', shortcuts='Shortcuts, tested', bench='Benchmarks')
+    robust='Under attack', longtail='Long tails, tested', shortcuts='Shortcuts, tested',
+    localisation='Where networks see it, tested', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['level_boxes']
 
-# %% ../../nbs/stats/contours.ipynb #8e98d1b4
+# %% ../../nbs/stats/contours.ipynb #52bb9520
 import numpy as np
 from dataclasses import dataclass
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-# %% ../../nbs/stats/contours.ipynb #c97230db
+# %% ../../nbs/stats/contours.ipynb #38f45863
 def _basins(height, step, around):
     "For each pixel the number of the summit above it, and for each summit its step; pixels below all levels do not count"
     n,most = len(height),max(around)
@@ -26,7 +26,7 @@ def _basins(height, step, around):
     number[summits] = np.arange(len(summits))
     return number[to],step[summits]
 
-# %% ../../nbs/stats/contours.ipynb #92fa4cba
+# %% ../../nbs/stats/contours.ipynb #9d045352
 def _passes(basin, step, n_basins, n_steps, around):
     "Pairs of basins, and the step up to which they are joined, the highest first: no more than are needed"
     rank = [np.zeros(0, np.int64)] # by pair, then the highest first
@@ -42,7 +42,7 @@ def _passes(basin, step, n_basins, n_steps, around):
     order = np.argsort(tree.data, kind='stable')
     return zip(tree.row[order].tolist(), tree.col[order].tolist(), (n_steps+1-tree.data[order]).astype(int).tolist())
 
-# %% ../../nbs/stats/contours.ipynb #e8610e3c
+# %% ../../nbs/stats/contours.ipynb #20085308
 def _halves(step, wide, holes):
     "Pixels which, when they enter a part, add half a square to it, and the steps at which they do"
     n = len(step)-wide-1
@@ -52,7 +52,7 @@ def _halves(step, wide, holes):
     turn = turn[turn>=1<<32]
     return turn & (2**32-1),turn>>32
 
-# %% ../../nbs/stats/contours.ipynb #17193471
+# %% ../../nbs/stats/contours.ipynb #03e45b50
 @dataclass
 class _Parts:
     "Connected parts: rows are basins, columns are steps"
@@ -84,7 +84,7 @@ def _parts(height, step, n_steps, wide, around, holes=False):
         members[a] += members[b]
     return _Parts(basin, group, there, ends, area)
 
-# %% ../../nbs/stats/contours.ipynb #d8d5d504
+# %% ../../nbs/stats/contours.ipynb #192af4ee
 def _largest(parts, gaps, wide, n_steps):
     "Of each step the row of the part with the largest outer contour; of equal ones that whose first pixel comes last"
     row,at = np.nonzero(parts.there)
@@ -106,10 +106,10 @@ def _largest(parts, gaps, wide, n_steps):
     last = order[np.diff(at[order], append=n_steps)!=0]
     return row[last],at[last]
 
-# %% ../../nbs/stats/contours.ipynb #8693284a
+# %% ../../nbs/stats/contours.ipynb #7d9e0a49
 def level_boxes(
     map, # (H, W) finite
-    levels, # (T,) rising
+    levels, # (T,) increasing, T at least 1
     every:bool=False, # Boxes of every part; otherwise of the one with the largest outer contour
     holes:bool=False, # With every: boxes of the contours of holes too, which are one pixel wider than the holes on each side
 )->tuple: # (n,) places of levels, rising, and (n, 4) boxes x0, y0, x1, y1 in pixels, ends inclusive
@@ -117,7 +117,7 @@ def level_boxes(
     map,levels = np.asarray(map, float),np.asarray(levels, float)
     if map.ndim!=2 or not map.size: raise ValueError(f"map: expected shape (H, W), H and W at least 1, got {map.shape}")
     for y,x in np.argwhere(~np.isfinite(map)): raise ValueError(f"map: expected finite values, got {map[y, x]} in row {y}, column {x}")
-    if levels.ndim!=1 or np.isnan(levels).any() or (np.diff(levels)<=0).any():
+    if levels.ndim!=1 or not len(levels) or np.isnan(levels).any() or (np.diff(levels)<=0).any():
         raise ValueError(f"levels: expected rising values of shape (T,), got shape {levels.shape}")
     wide,n = map.shape[1]+2,len(levels)
     height,step = np.pad(map, 1, constant_values=-np.inf).ravel(),np.pad(np.searchsorted(levels, map), 1).ravel()

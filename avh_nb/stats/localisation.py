@@ -6,12 +6,12 @@
 __all__ = ['SOME', 'box_iou', 'threshold_boxes', 'overlaps', 'BoxAccuracy', 'max_box_accuracy', 'pixel_counts',
            'average_precision', 'pixel_average_precision']
 
-# %% ../../nbs/stats/localisation.ipynb #f2845dd0
+# %% ../../nbs/stats/localisation.ipynb #c9fc8a6e
 import numpy as np
 from dataclasses import dataclass
 from .contours import level_boxes
 
-# %% ../../nbs/stats/localisation.ipynb #c9294ad3
+# %% ../../nbs/stats/localisation.ipynb #813c75cf
 def _array(v):
     "A NumPy array of this, also of a tensor on any device"
     if hasattr(v, 'detach'): v = v.detach().cpu(); v = (v.double() if v.is_floating_point() else v).numpy()
@@ -35,7 +35,7 @@ def box_iou(
     shared = area(np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:]))
     return shared/(area(a[:, :2], a[:, 2:])[:, None]+area(b[:, :2], b[:, 2:])-shared)
 
-# %% ../../nbs/stats/localisation.ipynb #105494ba
+# %% ../../nbs/stats/localisation.ipynb #57b0695b
 SOME = 256 # levels that are looked at together, so that memory stays bounded
 
 def _distinct(map, levels):
@@ -80,7 +80,7 @@ def overlaps(
     np.maximum.at(best, at, box_iou(found, boxes).max(1))
     return best[which]
 
-# %% ../../nbs/stats/localisation.ipynb #7dc599a7
+# %% ../../nbs/stats/localisation.ipynb #21825099
 def _unit_map(map, name):
     "A map of values from 0 to 1; errors name it"
     map = _array(map)
@@ -103,7 +103,7 @@ def _check_length(maps, other, name):
     if not len(maps): raise ValueError("maps: expected one image at least, got none")
     if len(other)!=len(maps): raise ValueError(f"{name}: expected {len(maps)}, one for each map, got {len(other)}")
 
-# %% ../../nbs/stats/localisation.ipynb #b8d8e6a7
+# %% ../../nbs/stats/localisation.ipynb #4103d4c7
 @dataclass
 class BoxAccuracy:
     "Shares of images whose object was found"
@@ -121,20 +121,21 @@ def max_box_accuracy(
 )->BoxAccuracy:
     "Share of images whose object is found, at the threshold that is best for all of them (MaxBoxAcc)"
     if version not in ('V1', 'V2'): raise ValueError(f"version: expected 'V1' or 'V2', got {version!r}")
-    ious,every = tuple(ious or ((.5,) if version=='V1' else (.3, .5, .7))),version=='V2'
-    if not all(0<i<=1 for i in ious): raise ValueError(f"ious: expected shares above 0 and up to 1, got {ious}")
+    every = version=='V2'
+    ious = tuple(map(float, ious)) if ious is not None else (.3, .5, .7) if every else (.5,)
+    if not ious or not all(0<i<=1 for i in ious): raise ValueError(f"ious: expected shares above 0 and up to 1, got {ious}")
     if steps<1: raise ValueError(f"steps: expected at least 1, got {steps}")
     _check_length(maps, boxes, 'boxes')
     tau,found = np.arange(steps)*(1/steps),np.zeros((len(ious), steps))
-    for i,(map,own) in enumerate(zip(maps, boxes)):
-        map = _unit_map(map, f'maps: image {i}')
-        own = _check_objects(own, map, f'boxes: image {i}')
-        grey = (map*255).astype(np.uint8)
+    for i,(one,own) in enumerate(zip(maps, boxes)):
+        one = _unit_map(one, f'maps: image {i}')
+        own = _check_objects(own, one, f'boxes: image {i}')
+        grey = (one*255).astype(np.uint8)
         found += overlaps(grey, own, (tau*grey.max()).astype(int), every, every if holes is None else holes)>=np.array(ious)[:, None]
     by_iou = dict(zip(ious, (found.max(1)/len(maps)).tolist()))
     return BoxAccuracy(float(np.mean([*by_iou.values()])), by_iou, dict(zip(ious, tau[found.argmax(1)].tolist())))
 
-# %% ../../nbs/stats/localisation.ipynb #e45e3cef
+# %% ../../nbs/stats/localisation.ipynb #5b688bdc
 def pixel_counts(
     map, # (H, W) from 0 to 1
     mask, # (H, W) of booleans: the object

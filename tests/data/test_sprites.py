@@ -391,3 +391,9 @@ def test_mutants_are_caught(name, tmp_path):
     with pytest.raises((AssertionError, ValueError, IndexError, pytest.fail.Exception)): check(module, tmp_path)
 
 def test_the_original_passes_this_check(tmp_path): damage(page, tmp_path) # the others are tests above
+
+def test_an_error_of_the_users_own_function_stays_what_it_is(tmp_path):
+    path = tmp_path/'own.npz'
+    np.savez_compressed(path, imgs=np.zeros((2, 64, 64), np.uint8), latents_classes=np.zeros((2, 6), np.int64))
+    def keep(latents): raise RuntimeError('mine')
+    with pytest.raises(RuntimeError, match='^mine$'): read_sprites(path, keep)
