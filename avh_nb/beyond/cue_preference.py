@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CUE_SHAPES', 'ROUNDS', 'CHANCE', 'LEARNT', 'EARLY', 'runs_of_round', 'learnt', 'of_learnt', 'over_epochs', 'shares',
            'over_seeds_of', 'difference', 'draw_preference', 'ahead', 'orders', 'in_order', 'orders_agree',
-           'agreement_of_orders', 'duels', 'draw_duels', 'right_pairs', 'first_epoch', 'of_each', 'final_order',
-           'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
+           'agreement_of_orders', 'preference_sentence', 'duels', 'draw_duels', 'right_pairs', 'first_epoch', 'of_each',
+           'final_order', 'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
 
-# %% ../../nbs/beyond/cue_preference.ipynb #b450c441
+# %% ../../nbs/beyond/cue_preference.ipynb #b864a65f
 import numpy as np, pandas as pd
 from functools import partial
 from itertools import permutations
@@ -20,7 +20,7 @@ from ..data.cues import CUES, chance_line
 from ..report.plots import figure, register, style
 from ..stats.correlation import Interval, mean_interval
 
-# %% ../../nbs/beyond/cue_preference.ipynb #a5747f20
+# %% ../../nbs/beyond/cue_preference.ipynb #6b1d5f02
 CUE_SHAPES = ('fair', 'published')
 ROUNDS = {'preference': CUES, 'without colour': CUES[1:], 'pairs': ('shape', 'orientation')} # part of the study to its cues
 CHANCE = {part: 100*chance_line(3, len(cues)) for part,cues in ROUNDS.items()} # percent
@@ -37,6 +37,9 @@ def learnt(*where)->pd.Series: # As of runs_of_round; seeds to percent
     "How many held-out images whose cues agree are put right in the end"
     return pd.Series({s: 100*m[f'diagonal_{EPOCHS}'] for s,m in runs_of_round(*where).items()})
 
+
+
+# %% ../../nbs/beyond/cue_preference.ipynb #ae4aa230
 def of_learnt(of, *where): # A table or series by seed, and as of runs_of_round
     "What is left of it without the runs that have not learnt to tell the classes"
     return of[learnt(*where)[of.index]>=LEARNT]
@@ -51,7 +54,7 @@ def over_epochs(
     cues,runs = ROUNDS.get(part, CUES[1:]),runs_of_round(network, shapes, part)
     return {s: pd.DataFrame({c: [100*m[f'{kind} {c}_{e}'.strip()] for e in range(EPOCHS+1)] for c in cues}) for s,m in runs.items()}
 
-def shares(*where)->pd.DataFrame: # As of `over_epochs`: network, shapes, part, kind; seeds by cues, percent
+def shares(*where)->pd.DataFrame: # As of over_epochs: network, shapes, part, kind; seeds by cues, percent
     "How far each cue is followed in the end"
     return pd.DataFrame({s: f.iloc[-1] for s,f in over_epochs(*where).items()}).T
 
@@ -64,10 +67,10 @@ def difference(a: pd.Series, b: pd.Series)->Interval:
     "The difference of two numbers over the seeds that both have"
     return over_seeds_of([a[s]-b[s] for s in common_seeds(a.index, b.index)])
 
-# %% ../../nbs/beyond/cue_preference.ipynb #4cafd30b
+# %% ../../nbs/beyond/cue_preference.ipynb #3c6d4b60
 def draw_preference(
     parts=tuple(ROUNDS), # Rows of panels
-    kind: str='', # As of `over_epochs`
+    kind: str='', # As of over_epochs
     ylabel: str='followed (%)', # With its unit
 ):
     "Each cue over the training, by round and network: mean and range over seeds; nothing where a round is not recorded"
@@ -89,9 +92,9 @@ def draw_preference(
         named = {l: h for ax in axes[:, 0] for h,l in zip(*ax.get_legend_handles_labels())}
         fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #06d005e9
+# %% ../../nbs/beyond/cue_preference.ipynb #aaaeb3f2
 def ahead(
-    network, shapes='fair', part='preference', # As of `over_epochs`
+    network, shapes='fair', part='preference', # As of over_epochs
     cue: str='colour',
 )->Interval: # Points
     "How much more a cue is followed than the most followed of the others"
@@ -99,7 +102,7 @@ def ahead(
     return over_seeds_of((f[cue]-f.drop(columns=cue).max(axis=1)).tolist())
 
 def orders(
-    network='ResNet', shapes='fair', # As of `over_epochs`
+    network='ResNet', shapes='fair', # As of over_epochs
 )->pd.DataFrame: # Seeds by cues, from 1, the most followed, to 4; those that are tied share the mean of their places
     "The order of the cues in each run that has all rounds; a round that is not learnt leaves its cues tied"
     tables = [shares(*of).mul(learnt(*of)>=LEARNT, axis=0) for of in ((network, shapes, part) for part in ROUNDS)]
@@ -116,9 +119,7 @@ def in_order(network='ResNet', shapes='fair')->list: # Of cues
     "The cues by their mean place over seeds, the most followed first"
     return orders(network, shapes).mean().sort_values(kind='stable').index.tolist()
 
-def orders_agree(
-    places: np.ndarray, # (R, 4) of runs
-)->list: # R numbers from -1 to 1
+def orders_agree(places: np.ndarray)->list: # Of (R, 4), runs by cues: R numbers from -1 to 1
     "Kendall's tau between the order of the cues in a run and the mean places in all others"
     return [float(kendalltau(p, np.delete(places, i, 0).mean(0)).statistic) for i,p in enumerate(places)]
 
@@ -126,7 +127,14 @@ def agreement_of_orders(shapes='fair')->Interval:
     "The same for all networks, over runs"
     return over_seeds_of(orders_agree(np.concatenate([orders(n, shapes) for n in NETWORKS])), -1, 1)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #dbfff63a
+def preference_sentence()->str: # Markdown
+    "The order of the residual network on fair shapes, in one sentence"
+    place = recorded(lambda: orders().mean().sort_values())
+    if place is None: return 'Not run yet.'
+    return f"**The residual network goes by {', then '.join(f'{c} ({v:.1f})' for c,v in place.items())}: mean places of {len(orders())} runs.**"
+
+
+# %% ../../nbs/beyond/cue_preference.ipynb #95055174
 def duels(
     metrics: dict, # Of a record, with the counts of all combinations of K cues
 )->np.ndarray: # (K, K) percent; the diagonal is NaN
@@ -155,7 +163,7 @@ def draw_duels(parts=('preference', 'without colour'), shapes='fair'):
             ax.spines[:].set_visible(False); ax.tick_params(length=0)
         for ax in np.ravel(axes): ax.set(xlabel='against', ylabel='answers by (%)')
 
-# %% ../../nbs/beyond/cue_preference.ipynb #da81e8e8
+# %% ../../nbs/beyond/cue_preference.ipynb #36edfc1d
 EARLY = 1, 2, 3 # epochs, fixed beforehand
 
 def right_pairs(
@@ -177,25 +185,25 @@ def first_epoch(
 
 def of_each(
     f, # Function from what one run has after each epoch (E+1, K), and the final shares (K,)
-    kind: str, network, shapes='fair', part='preference', # As of `over_epochs`
+    kind: str, network, shapes='fair', part='preference', # As of over_epochs
 )->pd.Series: # By seed
     "A number of each run"
     over,final = over_epochs(network, shapes, part, kind),shares(network, shapes, part)
     found = pd.Series({s: f(o.to_numpy(), final.loc[s]) for s,o in over.items()}, dtype=float)
     return of_learnt(found, network, shapes, part)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #aa16f773
-def final_order(*where)->Interval: # As of `over_epochs`: network, shapes, part
+# %% ../../nbs/beyond/cue_preference.ipynb #ec3727cf
+def final_order(*where)->Interval: # As of over_epochs: network, shapes, part
     "Do mean AVC at the end order the cues as the answers do? From -1 to 1"
     return over_seeds_of(of_each(lambda o,final: right_pairs(o[-1], final), 'avc', *where).dropna().tolist(), -1, 1)
 
-def epochs_earlier(*where, than: str='')->Interval: # As of `over_epochs`: network, shapes, part
+def epochs_earlier(*where, than: str='')->Interval: # As of over_epochs: network, shapes, part
     "How many epochs earlier the order by AVC is the final one than that by answers, or by softmax"
     return difference(*(of_each(first_epoch, kind, *where) for kind in (than, 'avc')))
 
 def foretold(
     kind: str, # avc or confidence
-    network, shapes='fair', part='preference', # As of `over_epochs`
+    network, shapes='fair', part='preference', # As of over_epochs
     epochs=(EPOCHS,),
 )->pd.Series: # By seed, percent, mean over epochs
     "How many images have the class that is highest after an epoch as their final answer"
@@ -203,11 +211,11 @@ def foretold(
     found = pd.Series({s: 100*np.mean([m[f'agrees {kind}_{e}'] for e in epochs]) for s,m in runs.items()})
     return of_learnt(found, network, shapes, part)
 
-def foretells(*where, epochs=EARLY)->Interval: # As of `over_epochs`: network, shapes, part; points
+def foretells(*where, epochs=EARLY)->Interval: # As of over_epochs: network, shapes, part; points
     "How many more final answers the class of the highest AVC is than that of the highest softmax"
     return difference(*(foretold(kind, *where, epochs=epochs) for kind in ('avc', 'confidence')))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #8ba91f53
+# %% ../../nbs/beyond/cue_preference.ipynb #44aafb2b
 def draw_foretold(shapes='fair', part='without colour'):
     "By epoch, how many more final answers AVC foretells than softmax, with intervals over seeds; nothing where it is not recorded"
     def of(network): return [foretells(network, shapes, part, epochs=[e]) for e in range(EPOCHS+1)]

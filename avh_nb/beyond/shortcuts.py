@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'each', 'networks_claims', 'angles_claims',
            'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #6c4eab0d
+# %% ../../nbs/beyond/shortcuts.ipynb #ae31ee83
 import pandas as pd
 from accelerate.utils import set_seed
 from functools import partial
@@ -24,10 +24,10 @@ from ..data.cues import CUES
 from ..report.claims import Claim, Study, tested
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #b2ec881d
+# %% ../../nbs/beyond/shortcuts.ipynb #64c4670b
 def fair_over_published(
     network, # One of NETWORKS
-    cue: str='orientation', part: str='pairs', # As of `over_epochs`
+    cue: str='orientation', part: str='pairs', # As of over_epochs
 )->Interval: # Points
     "How much more a cue is followed where no shape is symmetric"
     return difference(*(of_learnt(shares(network, s, part), network, s, part)[cue] for s in ('fair', 'published')))
@@ -36,14 +36,14 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2a363edb
+# %% ../../nbs/beyond/shortcuts.ipynb #014c93e9
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #543b875a
+# %% ../../nbs/beyond/shortcuts.ipynb #fc714a70
 def each(
     f, # Function of network, shapes and part to an Interval
-    shapes: str='fair', part: str='preference', # As of `over_epochs`
+    shapes: str='fair', part: str='preference', # As of over_epochs
 )->dict: # Network to an Interval; `LookupError` where there is none
     "Of all networks with at least two runs that have learnt the round"
     found = {n: i for n in NETWORKS if (i := recorded(partial(f, n, shapes, part)))}
@@ -80,7 +80,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             three(lambda *where: over_seeds_of(foretold('avc', *where).tolist(), 0, 100)), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #43aca461
+# %% ../../nbs/beyond/shortcuts.ipynb #0ccf263d
 def claims():
     "What this page tests, what is asked with people, and what cannot be tested here"
     who = tested('a head fitted to one cue changes who is hard (agreement with the head of ImageNet over ceiling)', 'not given', '.2f',
@@ -93,7 +93,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #3d0e4d21
+# %% ../../nbs/beyond/shortcuts.ipynb #5471bdb3
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -119,7 +119,7 @@ def summary()->str: # Markdown
         f'final answers than softmax in the first epochs.'
         f'\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #0d0bfac7
+# %% ../../nbs/beyond/shortcuts.ipynb #f9d78c0f
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'
