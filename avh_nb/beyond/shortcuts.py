@@ -6,15 +6,16 @@
 __all__ = ['PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'each', 'networks_claims', 'angles_claims',
            'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #95c3466f
+# %% ../../nbs/beyond/shortcuts.ipynb #ae31ee83
 import pandas as pd
 from accelerate.utils import set_seed
+from functools import partial
 from .cue_networks import NETWORKS, RATES, Followed, cue_learner, cue_sets, preference_metrics
 from .cue_answers import HEADS, saw_shape
 from .cue_people import people_claims, people_sentence
 from .cue_flatness import solutions_claims
-from .cue_preference import (EARLY, LEARNT, agreement_of_orders, ahead, difference, epochs_earlier, final_order, foretells,
-    foretold, learnt, over_seeds_of, shares)
+from .cue_preference import (EARLY, agreement_of_orders, ahead, difference, epochs_earlier, final_order, foretells,
+    foretold, of_learnt, over_seeds_of, shares)
 from .cue_solutions import grid, run
 from .longtail import matters
 from .networks import people_recorded, people_study
@@ -23,29 +24,29 @@ from ..data.cues import CUES
 from ..report.claims import Claim, Study, tested
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/shortcuts.ipynb #68ea1447
+# %% ../../nbs/beyond/shortcuts.ipynb #64c4670b
 def fair_over_published(
     network, # One of NETWORKS
-    cue: str='orientation', part: str='pairs', # As of `over_epochs`
+    cue: str='orientation', part: str='pairs', # As of over_epochs
 )->Interval: # Points
     "How much more a cue is followed where no shape is symmetric"
-    return difference(*(shares(network, s, part)[cue] for s in ('fair', 'published')))
+    return difference(*(of_learnt(shares(network, s, part), network, s, part)[cue] for s in ('fair', 'published')))
 
 def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #988ad423
+# %% ../../nbs/beyond/shortcuts.ipynb #014c93e9
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #2c1b6962
+# %% ../../nbs/beyond/shortcuts.ipynb #fc714a70
 def each(
     f, # Function of network, shapes and part to an Interval
-    shapes: str='fair', part: str='preference', # As of `over_epochs`
+    shapes: str='fair', part: str='preference', # As of over_epochs
 )->dict: # Network to an Interval; `LookupError` where there is none
-    "Of all networks that have learnt the round"
-    found = {n: f(n, shapes, part) for n in NETWORKS if learnt(n, shapes, part).mean()>=LEARNT}
+    "Of all networks with at least two runs that have learnt the round"
+    found = {n: i for n in NETWORKS if (i := recorded(partial(f, n, shapes, part)))}
     if not found: raise LookupError(f'no network has learnt {part}')
     return found
 
@@ -79,7 +80,7 @@ def angles_claims()->list: # Of claims
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             three(lambda *where: over_seeds_of(foretold('avc', *where).tolist(), 0, 100)), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #cf5abdd3
+# %% ../../nbs/beyond/shortcuts.ipynb #0ccf263d
 def claims():
     "What this page tests, what is asked with people, and what cannot be tested here"
     who = tested('a head fitted to one cue changes who is hard (agreement with the head of ImageNet over ceiling)', 'not given', '.2f',
@@ -92,7 +93,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #9e136663
+# %% ../../nbs/beyond/shortcuts.ipynb #5471bdb3
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -103,6 +104,7 @@ def summary()->str: # Markdown
     def points(cue, part): # the smallest of the networks
         found = recorded(lambda: each(lambda *of: ahead(*of, cue), 'fair', part))
         return f', by {min(i.mean for i in found.values()):.0f} points or more over the next cue' if found else ''
+    unclear = f"it {'depends on the network' if early.holds=='mixed' else 'is open'} whether AVC foretells more"
     flat = dict(yes='are flatter', no='are less flat').get(loss.holds if loss.holds==right.holds else '', 'are not clearly flatter')
     return (f'**Where colour, shape, scale and orientation all tell the class, '
         f'{words(colour, "all networks go by colour", "no network goes by colour", "not all networks clearly go by colour")}'
@@ -113,11 +115,11 @@ def summary()->str: # Markdown
         f'preferred ({loss.here} nats; {right.here} points), and trainings '
         f'{words(inward, "flow to it", "flow away from it", "do not clearly flow to it")} ({inward.here} points). '
         f'Mean AVC {words(avc, "orders cues as answers do", "orders cues in another way", "orders cues in another way in some networks")}. '
-        f'Image by image, {words(early, "AVC foretells more", "AVC foretells fewer", "it is open whether AVC foretells more")} '
+        f'Image by image, {words(early, "AVC foretells more", "AVC foretells fewer", unclear)} '
         f'final answers than softmax in the first epochs.'
         f'\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #0c1c823d
+# %% ../../nbs/beyond/shortcuts.ipynb #f9d78c0f
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'

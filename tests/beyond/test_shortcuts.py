@@ -32,7 +32,7 @@ def made_up(config, seed, order=SCALE_FIRST, early=.1, unlearnt=frozenset()):
         for r in cue_flatness.RADII if config['part']=='forced' else ():
             m |= {f'rise {r}': r**2*of*(1+.05*rng.normal()), f'right {r}': 1-r*of/8+.002*rng.normal()}
         return m
-    m,goal,learns = {'loss': .01},answers(at),(config['part'], config['network']) not in unlearnt
+    m,goal,learns = {'loss': .01},answers(at),not {(config['part'], config['network'], s) for s in (seed, None)} & unlearnt
     for e in range(EPOCHS+1):
         share,now = max(0, e-4)/(EPOCHS-4),min(1, e/3) # angles are faster
         a = goal if e==EPOCHS else answers(share*at+(1-share)/len(at))
@@ -102,19 +102,24 @@ def test_rounds_that_are_not_recorded_leave_the_others_alone(write):
     assert 'all networks go by colour' in shortcuts.summary() and cue_preference.draw_preference(['pairs']) is None
 
 def test_a_round_that_is_not_learnt_does_not_count(write):
-    write(unlearnt=frozenset({('pairs', 'MLP'), ('pairs', 'ViT')}))
+    write(unlearnt=frozenset({('pairs', 'MLP', None), ('pairs', 'ViT', None)}))
     def of_shape(*where): return ahead(*where, 'shape')
     assert set(each(of_shape, 'fair', 'pairs'))=={'ResNet'} and len(each(ahead))==3
     assert judged()['shape'].here.startswith('ResNet') and 'MLP' not in judged()['shape'].here
     assert (orders('MLP')[['shape', 'orientation']]==3.5).all(axis=None) and (orders()['shape']==3).all()
-    write(unlearnt=frozenset(('pairs', n) for n in NETWORKS))
+    write(unlearnt=frozenset({('preference', 'ViT', 1)}))
+    rest = shares('ViT').drop(index=1)
+    assert ahead('ViT').mean==pytest.approx((rest['colour']-rest[list(CUES[1:])].max(axis=1)).mean())
+    assert list(foretold('avc', 'ViT').index)==[0, 2, 3, 4] and len(shares('ViT'))==5
+    assert (orders('ViT').loc[1, 'colour'], orders('ViT').loc[0, 'colour'])!=(1, 1)
+    write(unlearnt=frozenset(('pairs', n, None) for n in NETWORKS))
     assert judged()['shape'].here=='not run yet'
     with pytest.raises(LookupError, match='no network has learnt pairs'): each(of_shape, 'fair', 'pairs')
 
 def test_differences_are_paired_by_seed(monkeypatch):
     def made(network, shapes, part): # seeds differ far more than shapes
         return pd.DataFrame({'orientation': [30.+10*s+2*(shapes=='fair') for s in range(5)]})
-    monkeypatch.setattr(shortcuts, 'shares', made)
+    monkeypatch.setattr(shortcuts, 'shares', made); monkeypatch.setattr(shortcuts, 'of_learnt', lambda f, *where: f)
     assert shortcuts.fair_over_published('ResNet')==pytest.approx((2, 2, 2))
 
 @pytest.fixture
