@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'PEOPLE', 'STUDY', 'fair_over_published', 'published_cuts', 'each', 'networks_claims', 'angles_claims',
            'claims', 'needs', 'summary', 'small_version']
 
-# %% ../../nbs/beyond/shortcuts.ipynb #29f0e05f
+# %% ../../nbs/beyond/shortcuts.ipynb #668e9398
 import pandas as pd
 from accelerate.utils import set_seed
 from functools import partial
@@ -25,7 +25,7 @@ from ..report.claims import Claim, Study, tested
 from ..stats.correlation import Interval
 from ..stats.verdict import Verdict
 
-# %% ../../nbs/beyond/shortcuts.ipynb #ea56ccb8
+# %% ../../nbs/beyond/shortcuts.ipynb #8bb6bd36
 def fair_over_published(
     network, # One of NETWORKS
     cue: str='orientation', part: str='pairs', # As of over_epochs
@@ -37,11 +37,11 @@ def published_cuts(cue: str)->Interval: # Points
     "How much more a cue is followed with the published cut points, by the residual network without colour"
     return difference(*(shares('ResNet', 'published', part)[cue] for part in ('bins', 'without colour')))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #50b01737
+# %% ../../nbs/beyond/shortcuts.ipynb #21f8c4ee
 PLAIN,*REFITTED = (dict(part='people', head=h) for h in HEADS)
 PEOPLE = people_study('shortcuts', PLAIN, {c['head']: c for c in REFITTED}, saw_shape, ('cue_conflict',))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #01676250
+# %% ../../nbs/beyond/shortcuts.ipynb #6d4c3624
 def each(
     f, # Function of network, shapes and part to an Interval
     shapes: str='fair', part: str='preference', # As of over_epochs
@@ -74,15 +74,17 @@ def angles_claims()->list: # Of claims
     "What angles tell of the preferred cue, on fair shapes"
     def three(f): return lambda: each(f, 'fair', 'without colour')
     return [
-        tested('mean AVC at the end puts the same of four cues first as the answers do (1: in all runs, -1: in none)', 'not given', '.2f', lambda: each(final_order)),
+        tested('mean AVC at the end puts the same of four cues first as the answers do (1: in all runs, -1: in none)', 'not given',
+            '.2f', lambda: each(final_order)),
         tested('... and of three, without colour', 'not given', '.2f', three(final_order)),
-        tested('it does so at an earlier epoch than the answers (epochs earlier, without colour)', 'not given', '+.1f', three(epochs_earlier)),
+        tested('it does so at an earlier epoch than the answers (epochs earlier, without colour)', 'not given', '+.1f',
+            three(epochs_earlier)),
         tested(f'in epochs {EARLY[0]} to {EARLY[-1]} AVC foretells more final answers than softmax (points, without colour)', 'not given',
             '+.1f', three(foretells)),
         tested('the answer is the class at the smallest angle (% of the images, without colour)', 'not given', '.1f',
             three(lambda *where: over_seeds_of(foretold('avc', *where).tolist(), 0, 100)), lambda i: i.verdict(95))]
 
-# %% ../../nbs/beyond/shortcuts.ipynb #19e051be
+# %% ../../nbs/beyond/shortcuts.ipynb #07d0e066
 def claims():
     "What this page tests, what is asked with people, and what cannot be tested here"
     who = tested('a head fitted to one cue changes who is hard (agreement with the head of ImageNet over ceiling)', 'not given', '.2f',
@@ -95,7 +97,7 @@ def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') 
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
-# %% ../../nbs/beyond/shortcuts.ipynb #a4b71217
+# %% ../../nbs/beyond/shortcuts.ipynb #cfef41aa
 def summary()->str: # Markdown
     "The answer in a few sentences"
     _,colour,scale,shape,*_ = networks_claims()
@@ -120,7 +122,7 @@ def summary()->str: # Markdown
         f'epochs. Without colour the answer is the class at the smallest angle in {angle.here} % of the images: length can tell scale, too.'
         f'\n\n{people_sentence()}')
 
-# %% ../../nbs/beyond/shortcuts.ipynb #4c5cebe7
+# %% ../../nbs/beyond/shortcuts.ipynb #9d34d650
 def small_version(
     network: str='ResNet', # One of NETWORKS
     shapes: str='fair', # Or 'published'

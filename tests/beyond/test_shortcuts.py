@@ -58,7 +58,7 @@ def write(monkeypatch):
 TEXTS = {'published': 'with published shapes', 'fair': 'and with fair', 'scale': 'it is scale', 'shape': 'it is shape and not',
     'agree': 'agree on the order', 'up': 'orientation moves up', 'cuts': 'cut points', 'avc': 'of four cues first', 'three': 'and of three',
     'earlier': 'at an earlier epoch', 'foretells': 'foretells more', 'angle': 'smallest angle', 'flat': 'are flatter',
-    'right': 'still put right',
+    'right': 'still classified correctly',
     'flattest': 'the flattest of all', 'flow': 'trainings that start', 'probe': 'linear probe'}
 
 def judged():
