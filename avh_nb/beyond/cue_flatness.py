@@ -6,10 +6,9 @@
 __all__ = ['AT', 'by_cue', 'flatter', 'ahead_of_all', 'draw_flatness', 'retrained', 'flow', 'more_inward', 'draw_abundance',
            'flow_claim', 'solutions_claims', 'flatness_sentence']
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #8fb1c7c7
+# %% ../../nbs/beyond/cue_flatness.ipynb #d0964068
 import numpy as np, pandas as pd
-from scipy.stats import kendalltau
-from .cue_preference import CHANCE, difference, in_order, orders, over_seeds_of
+from .cue_preference import CHANCE, difference, in_order, over_seeds_of
 from .cue_solutions import RADII, STARTS
 from .networks import by_seed
 from .rarity import recorded
@@ -18,7 +17,7 @@ from ..report.claims import Claim, tested
 from ..report.plots import figure, style
 from ..stats.correlation import Interval
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #ec1bb23c
+# %% ../../nbs/beyond/cue_flatness.ipynb #f53f5194
 AT = .3 # relative radius
 
 def by_cue(
@@ -61,7 +60,7 @@ def draw_flatness():
         axes[0].set_xticks(shown, [f'{r:g}\n{np.degrees(np.arctan(r)):.0f}°' for r in shown])
         fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=4, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #759ded8d
+# %% ../../nbs/beyond/cue_flatness.ipynb #95b7f18a
 def retrained()->dict: # (cue of the start, radius) to a table of seeds by cues, percent; `LookupError` where one is not recorded
     "How far each cue is followed after the second training"
     of = {(c, r): by_seed('shortcuts', part='abundance', cue=c, radius=r) for c in CUES for r in STARTS}
@@ -100,7 +99,7 @@ def draw_abundance():
         named = dict(sorted(zip(*axes[0].get_legend_handles_labels()[::-1]), key=lambda kv: kv[0]=='chance'))
         fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_flatness.ipynb #343dd20f
+# %% ../../nbs/beyond/cue_flatness.ipynb #73bb567f
 def flow_claim()->Claim:
     "Where trainings end, in counts"
     c = tested('trainings that start at another cue end at the preferred one more often than the other way round',

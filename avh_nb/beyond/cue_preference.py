@@ -8,7 +8,7 @@ __all__ = ['CUE_SHAPES', 'ROUNDS', 'CHANCE', 'LEARNT', 'EARLY', 'runs_of_round',
            'agreement_of_orders', 'preference_sentence', 'duels', 'draw_duels', 'right_pairs', 'first_epoch', 'of_each',
            'final_order', 'epochs_earlier', 'foretold', 'foretells', 'draw_foretold']
 
-# %% ../../nbs/beyond/cue_preference.ipynb #b864a65f
+# %% ../../nbs/beyond/cue_preference.ipynb #b3b9ed27
 import numpy as np, pandas as pd
 from functools import partial
 from itertools import permutations
@@ -20,7 +20,7 @@ from ..data.cues import CUES, chance_line
 from ..report.plots import figure, register, style
 from ..stats.correlation import Interval, mean_interval
 
-# %% ../../nbs/beyond/cue_preference.ipynb #6b1d5f02
+# %% ../../nbs/beyond/cue_preference.ipynb #e70159e7
 CUE_SHAPES = ('fair', 'published')
 ROUNDS = {'preference': CUES, 'without colour': CUES[1:], 'pairs': ('shape', 'orientation')} # part of the study to its cues
 CHANCE = {part: 100*chance_line(3, len(cues)) for part,cues in ROUNDS.items()} # percent
@@ -39,7 +39,7 @@ def learnt(*where)->pd.Series: # As of runs_of_round; seeds to percent
 
 
 
-# %% ../../nbs/beyond/cue_preference.ipynb #ae4aa230
+# %% ../../nbs/beyond/cue_preference.ipynb #a1065dbd
 def of_learnt(of, *where): # A table or series by seed, and as of runs_of_round
     "What is left of it without the runs that have not learnt to tell the classes"
     return of[learnt(*where)[of.index]>=LEARNT]
@@ -67,7 +67,7 @@ def difference(a: pd.Series, b: pd.Series)->Interval:
     "The difference of two numbers over the seeds that both have"
     return over_seeds_of([a[s]-b[s] for s in common_seeds(a.index, b.index)])
 
-# %% ../../nbs/beyond/cue_preference.ipynb #3c6d4b60
+# %% ../../nbs/beyond/cue_preference.ipynb #faab1064
 def draw_preference(
     parts=tuple(ROUNDS), # Rows of panels
     kind: str='', # As of over_epochs
@@ -92,7 +92,7 @@ def draw_preference(
         named = {l: h for ax in axes[:, 0] for h,l in zip(*ax.get_legend_handles_labels())}
         fig.legend(named.values(), named, loc='outside upper center', ncols=3, columnspacing=1, handletextpad=.4)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #aaaeb3f2
+# %% ../../nbs/beyond/cue_preference.ipynb #01d38883
 def ahead(
     network, shapes='fair', part='preference', # As of over_epochs
     cue: str='colour',
@@ -116,7 +116,7 @@ def orders(
     return pd.DataFrame({s: of(s) for s in common_seeds(*(t.index for t in tables))}).T[list(CUES)]
 
 def in_order(network='ResNet', shapes='fair')->list: # Of cues
-    "The cues by their mean place over seeds, the most followed first"
+    "The cues by their mean place, the most followed first"
     return orders(network, shapes).mean().sort_values(kind='stable').index.tolist()
 
 def orders_agree(places: np.ndarray)->list: # Of (R, 4), runs by cues: R numbers from -1 to 1
@@ -131,10 +131,11 @@ def preference_sentence()->str: # Markdown
     "The order of the residual network on fair shapes, in one sentence"
     place = recorded(lambda: orders().mean().sort_values())
     if place is None: return 'Not run yet.'
-    return f"**The residual network goes by {', then '.join(f'{c} ({v:.1f})' for c,v in place.items())}: mean places of {len(orders())} runs.**"
+    order = ', then '.join(f'{c} ({v:.1f})' for c,v in place.items())
+    return f'**The residual network goes by {order}: mean places of {len(orders())} runs.**'
 
 
-# %% ../../nbs/beyond/cue_preference.ipynb #95055174
+# %% ../../nbs/beyond/cue_preference.ipynb #2a13da42
 def duels(
     metrics: dict, # Of a record, with the counts of all combinations of K cues
 )->np.ndarray: # (K, K) percent; the diagonal is NaN
@@ -163,7 +164,7 @@ def draw_duels(parts=('preference', 'without colour'), shapes='fair'):
             ax.spines[:].set_visible(False); ax.tick_params(length=0)
         for ax in np.ravel(axes): ax.set(xlabel='against', ylabel='answers by (%)')
 
-# %% ../../nbs/beyond/cue_preference.ipynb #36edfc1d
+# %% ../../nbs/beyond/cue_preference.ipynb #8332e105
 EARLY = 1, 2, 3 # epochs, fixed beforehand
 
 def right_pairs(
@@ -180,19 +181,17 @@ def first_epoch(
     final, # (K,) final shares in percent
 )->int: # E+1 where it never is
     "The first epoch from which on all pairs are in their final order"
-    wrong = [e for e,v in enumerate(over) if right_pairs(v, final)<1]
-    return max(wrong, default=-1)+1
+    return max((e for e,v in enumerate(over) if right_pairs(v, final)<1), default=-1)+1
 
 def of_each(
     f, # Function from what one run has after each epoch (E+1, K), and the final shares (K,)
-    kind: str, network, shapes='fair', part='preference', # As of over_epochs
+    kind: str, *where, # As of over_epochs: kind, and network, shapes, part
 )->pd.Series: # By seed
-    "A number of each run"
-    over,final = over_epochs(network, shapes, part, kind),shares(network, shapes, part)
-    found = pd.Series({s: f(o.to_numpy(), final.loc[s]) for s,o in over.items()}, dtype=float)
-    return of_learnt(found, network, shapes, part)
+    "A number of each run that has learnt the round"
+    over,final = over_epochs(*(*where, *('ResNet', 'fair', 'preference')[len(where):]), kind),shares(*where)
+    return of_learnt(pd.Series({s: f(o.to_numpy(), final.loc[s]) for s,o in over.items()}, dtype=float), *where)
 
-# %% ../../nbs/beyond/cue_preference.ipynb #ec3727cf
+# %% ../../nbs/beyond/cue_preference.ipynb #31cc8196
 def final_order(*where)->Interval: # As of over_epochs: network, shapes, part
     "Do mean AVC at the end order the cues as the answers do? From -1 to 1"
     return over_seeds_of(of_each(lambda o,final: right_pairs(o[-1], final), 'avc', *where).dropna().tolist(), -1, 1)
@@ -203,19 +202,18 @@ def epochs_earlier(*where, than: str='')->Interval: # As of over_epochs: network
 
 def foretold(
     kind: str, # avc or confidence
-    network, shapes='fair', part='preference', # As of over_epochs
+    *where, # As of runs_of_round
     epochs=(EPOCHS,),
 )->pd.Series: # By seed, percent, mean over epochs
     "How many images have the class that is highest after an epoch as their final answer"
-    runs = runs_of_round(network, shapes, part)
-    found = pd.Series({s: 100*np.mean([m[f'agrees {kind}_{e}'] for e in epochs]) for s,m in runs.items()})
-    return of_learnt(found, network, shapes, part)
+    of = {s: 100*np.mean([m[f'agrees {kind}_{e}'] for e in epochs]) for s,m in runs_of_round(*where).items()}
+    return of_learnt(pd.Series(of), *where)
 
 def foretells(*where, epochs=EARLY)->Interval: # As of over_epochs: network, shapes, part; points
     "How many more final answers the class of the highest AVC is than that of the highest softmax"
     return difference(*(foretold(kind, *where, epochs=epochs) for kind in ('avc', 'confidence')))
 
-# %% ../../nbs/beyond/cue_preference.ipynb #44aafb2b
+# %% ../../nbs/beyond/cue_preference.ipynb #69c9afcd
 def draw_foretold(shapes='fair', part='without colour'):
     "By epoch, how many more final answers AVC foretells than softmax, with intervals over seeds; nothing where it is not recorded"
     def of(network): return [foretells(network, shapes, part, epochs=[e]) for e in range(EPOCHS+1)]

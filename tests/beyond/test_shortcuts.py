@@ -56,10 +56,10 @@ def write(monkeypatch):
     return records
 
 TEXTS = {'published': 'with published shapes', 'fair': 'and with fair', 'scale': 'it is scale', 'shape': 'it is shape and not',
-    'agree': 'the same order', 'up': 'orientation moves up', 'cuts': 'cut points', 'avc': 'orders four cues', 'three': 'and three cues',
+    'agree': 'agree on the order', 'up': 'orientation moves up', 'cuts': 'cut points', 'avc': 'of four cues first', 'three': 'and of three',
     'earlier': 'at an earlier epoch', 'foretells': 'foretells more', 'angle': 'smallest angle', 'flat': 'are flatter',
-    'right': 'still put right',
-    'flat tau': 'the flatter', 'flow': 'trainings that start', 'probe': 'linear probe'}
+    'right': 'still classified correctly',
+    'flattest': 'the flattest of all', 'flow': 'trainings that start', 'probe': 'linear probe'}
 
 def judged():
     "Key of TEXTS to its claim"
@@ -79,8 +79,8 @@ def test_claims_of_networks_that_are_as_claimed(write):
     found = {k: c.holds for k,c in judged().items()}
     assert {k for k,v in found.items() if v=='yes'}>=set(TEXTS)-{'up', 'cuts', 'angle'}, found
     assert found['up']!='yes' and found['cuts']!='yes' # the same on both sides but for chance
-    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'flow to it', 'AVC foretells more',
-        'as answers do'):
+    for words in ('all networks go by colour', 'all go by scale', 'shape is ahead', 'are flatter', 'end at the preferred one',
+        'AVC foretells more'):
         assert words in shortcuts.summary()
     assert in_order()==list(SCALE_FIRST)
 
@@ -200,7 +200,8 @@ def test_flatness_is_judged_at_its_radius_and_by_the_preference(write):
     assert cue_flatness.flatter().mean==pytest.approx((rises['orientation']-rises['colour']).mean())
     right = cue_flatness.by_cue(f'right {cue_flatness.AT}')
     assert cue_flatness.flatter('right').mean==pytest.approx(100*(right['colour']-right['orientation']).mean())
-    assert [cue_flatness.follows_preference(sign*rises).mean for sign in (-1, 1)]==pytest.approx([1, -1])
+    assert cue_flatness.ahead_of_all(-rises).mean==pytest.approx((rises[list(CUES[1:])].min(axis=1)-rises['colour']).mean())
+    assert cue_flatness.ahead_of_all(-rises).low>0>cue_flatness.ahead_of_all(-rises, 'scale').high
 
 def test_final_answers_are_foretold_by_definition(write):
     write()
