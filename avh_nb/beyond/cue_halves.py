@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'HOWS', 'MEASURES', 'P', 'FOUND', 'SPLITS', 'N_BOOT', 'ANGUL
 # %% ../../nbs/beyond/cue_halves.ipynb #1d0efce2
 import numpy as np, torch
 from functools import cache, lru_cache
-from .cue_maps import CENTRE, RANKS, SIZE, fits, pixels, silhouettes, table
+from .cue_maps import CENTRE, RANKS, SIZE, binned_pixels, fits, silhouettes, table
 from ..data.boxes import cue_masks, mask_boxes
 from ..data.votes import cue_conflict
 from ..measure.maps import MAPS
@@ -63,7 +63,7 @@ def searched(
     "What each parameter reaches on each half, kept in the work folder; for boxes at the threshold that is best there, and which that is"
     def make():
         t,weights = table(which, kind),np.vstack([halves(), np.ones(len(silhouettes()))])
-        found = dict(pxap=[average_precision(*(weights@c for c in pixels(t, how, p))) for p in P])
+        found = dict(pxap=[average_precision(*(weights@c for c in binned_pixels(t, how, p))) for p in P])
         good = [fits(t, how, p)>=FOUND for p in P]
         for m in ('box', 'small'):
             share = [share_found(m, g, weights) for g in good]
@@ -93,7 +93,7 @@ def agreeing()->np.ndarray: # (1280,)
 @lru_cache(200)
 def counted(which, measure, kind, how, p):
     "As `pixels` has it, of a network and a kind of map, for 'pxap' or 'agree'"
-    return pixels(table(which, kind), how, p, agreeing() if measure=='agree' else 1)
+    return binned_pixels(table(which, kind), how, p, agreeing() if measure=='agree' else 1)
 
 def tested_on(
     which: str, measure: str, # Network; one of MEASURES
@@ -163,7 +163,7 @@ def outliers(
             share,better = share/(v[:, -1]-v[:, 0]),gain(iou)
             q[f'gain and {name}{end}'] = np.append(spearman(share, better), bootstrap_spearman(share, better, N_BOOT, groups=of)[:, 0])
             def pxap(how, keep, end=end): return average_precision(*(draws()@c for c in np.where(halves()[2*seed][:, None]>0,
-                *(pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
+                *(binned_pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
             upper,lower = (gain(lambda how, keep=keep: pxap(how, keep)) for keep in (share>np.median(share), share<=np.median(share)))
             q |= {f'pxap gain, more {name}{end}': upper, f'pxap gain, fewer {name}{end}': lower, f'pxap gain by {name}{end}': upper-lower}
     return q

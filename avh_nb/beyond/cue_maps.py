@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'RANKS', 'STEP', 'CENTRE', 'THRESHOLDS', 'TAUS', 'lite_maps', 'shown_class', 'class_maps', 'curves', 'places',
-           'table', 'ends', 'ranked', 'silhouettes', 'pixels', 'fits']
+           'table', 'ends', 'ranked', 'silhouettes', 'binned_pixels', 'fits']
 
 # %% ../../nbs/beyond/cue_maps.ipynb #6c2368ba
 import numpy as np, torch
@@ -123,7 +123,7 @@ def silhouettes()->np.ndarray: # (160, 1280)
     of = cue_conflict().silhouette
     return (np.arange(of.max()+1)[:, None]==of).astype(np.float32)
 
-def pixels(
+def binned_pixels(
     t: dict, # A table
     how: str, p: float, # The normalisation
     keep=1, # (1280,) of 0 and 1: images that count

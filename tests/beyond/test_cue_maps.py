@@ -50,7 +50,7 @@ def test_curves_tell_what_normalised_maps_tell(how, thousandths):
     normal = normalise_map(torch.from_numpy(maps['cam']), how, p).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cue_maps, 'silhouettes', lambda: np.eye(len(OF), dtype=np.float32))
-        inside,outside = cue_maps.pixels(t, how, p).sum(1)
+        inside,outside = cue_maps.binned_pixels(t, how, p).sum(1)
     ours = cue_halves.average_precision(inside, outside)
     assert ours==pytest.approx(pixel_average_precision(normal, masks), abs=2e-4)
     found = max_box_accuracy(normal, boxes[:, None], 'V1', ious=(.6,)).accuracy
@@ -62,7 +62,7 @@ def test_pxap_is_average_precision_of_all_pixels_together():
     normal = normalise_map(torch.from_numpy(maps['cam']), 'minmax', 0).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cue_maps, 'silhouettes', lambda: np.eye(len(OF), dtype=np.float32))
-        counts = cue_maps.pixels(made_table('0', 'cam'), 'minmax', 0)
+        counts = cue_maps.binned_pixels(made_table('0', 'cam'), 'minmax', 0)
     exact = average_precision_score(masks.ravel(), normal.ravel())
     of_each = np.mean([average_precision_score(m.ravel(), v.ravel()) for m,v in zip(masks, normal)])
     ours = cue_halves.average_precision(*counts.sum(1))
@@ -87,7 +87,7 @@ def test_what_is_picked_comes_from_the_other_half(small):
         for half,(kind,how,p,_) in enumerate(picks):
             other = cue_halves.halves()[2*seed+1-half]>0
             def reached(kind, how, p, some=other):
-                counts = cue_maps.pixels(made_table('0', kind), how, p)[:, some].sum(1)
+                counts = cue_maps.binned_pixels(made_table('0', kind), how, p)[:, some].sum(1)
                 return cue_halves.average_precision(*counts)
             best = max(reached(k, h, cue_halves.P[i]) for k,h,some in options for i in some)
             assert reached(kind, how, p)==pytest.approx(best)
