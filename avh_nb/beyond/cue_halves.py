@@ -92,7 +92,7 @@ def agreeing()->np.ndarray: # (1280,)
 
 @lru_cache(200)
 def counted(which, measure, kind, how, p):
-    "As `pixels` has it, of a network and a kind of map, for 'pxap' or 'agree'"
+    "As `binned_pixels` has it, of a network and a kind of map, for 'pxap' or 'agree'"
     return binned_pixels(table(which, kind), how, p, agreeing() if measure=='agree' else 1)
 
 def tested_on(
