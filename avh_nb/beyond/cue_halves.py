@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'HOWS', 'MEASURES', 'P', 'FOUND', 'SPLITS', 'N_BOOT', 'ANGULAR', 'PAIRS', 'BEST', 'halves', 'draws',
-           'counting', 'share_found', 'searched', 'picked', 'counted', 'tested_on', 'constant', 'quantities',
-           'outliers']
+           'counting', 'share_found', 'searched', 'picked', 'agreeing', 'counted', 'tested_on', 'constant',
+           'quantities', 'outliers']
 
-# %% ../../nbs/beyond/cue_halves.ipynb #193977eb
+# %% ../../nbs/beyond/cue_halves.ipynb #1d0efce2
 import numpy as np, torch
 from functools import cache, lru_cache
-from .cue_maps import CENTRE, RANKS, SIZE, fits, pixels, silhouettes, table
+from .cue_maps import CENTRE, RANKS, SIZE, binned_pixels, fits, silhouettes, table
 from ..data.boxes import cue_masks, mask_boxes
 from ..data.votes import cue_conflict
 from ..measure.maps import MAPS
@@ -19,8 +19,9 @@ from ..paper.lite import kept
 from ..stats.correlation import bootstrap_spearman, spearman
 from ..stats.localisation import average_precision, box_iou
 
-# %% ../../nbs/beyond/cue_halves.ipynb #849ef917
-KINDS,HOWS,MEASURES = tuple(MAPS),tuple(NORMALISATIONS),('pxap', 'box', 'small')
+# %% ../../nbs/beyond/cue_halves.ipynb #baef511b
+KINDS,HOWS = tuple(MAPS),tuple(NORMALISATIONS)
+MEASURES = 'pxap', 'agree', 'box', 'small' # PxAP of all images and of those without conflict; boxes of all and of those where it matters
 P = np.array([0, .1, .2, .3, .4, .45, .5, .6, .7, .8, .9]) # Parameters that are tried
 FOUND,SPLITS,N_BOOT = .7,10,1000 # IoU that counts as found; halvings; draws
 
@@ -37,6 +38,7 @@ def draws()->np.ndarray: # (1001, 160)
     n,rng = len(silhouettes()),np.random.default_rng(0)
     return np.stack([np.ones(n), *(np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(N_BOOT))])
 
+# %% ../../nbs/beyond/cue_halves.ipynb #c1f5d08e
 @cache
 def counting(
     measure: str, # 'box' or 'small'
@@ -51,7 +53,7 @@ def share_found(
     weights, # (B, 160) how often each silhouette counts
 )->np.ndarray: # (B, T) or (B,)
     "The share of images whose box is found"
-    total = weights@counting(measure).sum(1)
+    total = np.maximum(weights@counting(measure).sum(1), 1e-9) # a draw may hold none of them
     return weights@(counting(measure)@good)/(total if good.ndim==1 else total[:, None])
 
 @cache
@@ -61,31 +63,37 @@ def searched(
     "What each parameter reaches on each half, kept in the work folder; for boxes at the threshold that is best there, and which that is"
     def make():
         t,weights = table(which, kind),np.vstack([halves(), np.ones(len(silhouettes()))])
-        found = dict(pxap=[average_precision(*(weights@c for c in pixels(t, how, p))) for p in P])
+        found = dict(pxap=[average_precision(*(weights@c for c in binned_pixels(t, how, p))) for p in P])
         good = [fits(t, how, p)>=FOUND for p in P]
-        for m in MEASURES[1:]:
+        for m in ('box', 'small'):
             share = [share_found(m, g, weights) for g in good]
             found |= {m: [s.max(1) for s in share], f'tau {m}': [s.argmax(1) for s in share]}
         return {k: torch.from_numpy(np.stack(v)) for k,v in found.items()}
     return {k: v.numpy() for k,v in kept(f"cue_search_{which}_{kind.split()[0]}_{how}", make).items()}
 
-# %% ../../nbs/beyond/cue_halves.ipynb #314d8a2c
+# %% ../../nbs/beyond/cue_halves.ipynb #02c23d44
 def picked(
     which: str, measure: str, # Network; one of MEASURES
     options: list, # Of (kind, how, some rows of P)
     seed: int, # Of the split
 )->list: # For the first half and the second: kind, how, p and threshold
-    "Of some maps under some normalisations the one that is best on the other half"
+    "Of some maps under some normalisations the one that is best on the other half; images without conflict are too few to choose by"
+    by = 'pxap' if measure=='agree' else measure
     def best(column):
-        _,kind,how,i = max(((searched(which, kind, how)[measure][i, column], kind, how, i) for kind,how,some in options for i in some),
+        _,kind,how,i = max(((searched(which, kind, how)[by][i, column], kind, how, i) for kind,how,some in options for i in some),
             key=lambda found: found[0])
-        return kind,how,P[i],int(searched(which, kind, how)[f"tau {'box' if measure=='pxap' else measure}"][i, column])
+        return kind,how,P[i],int(searched(which, kind, how)[f"tau {'small' if by=='small' else 'box'}"][i, column])
     return [best(2*seed+1), best(2*seed)]
 
+def agreeing()->np.ndarray: # (1280,)
+    "Images whose texture is that of their shape"
+    cue = cue_conflict()
+    return cue.texture==cue.images.y.numpy()
+
 @lru_cache(200)
-def counted(which, kind, how, p):
-    "As `pixels` has it, of a network and a kind of map"
-    return pixels(table(which, kind), how, p)
+def counted(which, measure, kind, how, p):
+    "As `pixels` has it, of a network and a kind of map, for 'pxap' or 'agree'"
+    return binned_pixels(table(which, kind), how, p, agreeing() if measure=='agree' else 1)
 
 def tested_on(
     which: str, measure: str, # Network; one of MEASURES
@@ -94,18 +102,20 @@ def tested_on(
 )->np.ndarray: # (1001,): with all silhouettes, and in each draw
     "What has been picked for each half, on the images of that half"
     first = halves()[2*seed]>0
-    if measure=='pxap':
-        return average_precision(*(draws()@c for c in np.where(first[:, None], *(counted(which, *p[:3]) for p in picks))))
+    if measure in ('pxap', 'agree'):
+        return average_precision(*(draws()@c for c in np.where(first[:, None], *(counted(which, measure, *p[:3]) for p in picks))))
     good = (fits(table(which, kind), how, p)[:, tau]>=FOUND for kind,how,p,tau in picks)
     return share_found(measure, np.where(silhouettes().T@halves()[2*seed]>0, *good), draws())
 
 def constant(measure)->np.ndarray: # (1001,)
     "What a map reaches that is the same at every place: its box is the whole image"
     masks = cue_masks().numpy()
-    if measure=='pxap': return draws()@(silhouettes()@masks.mean((1, 2)))/(draws()@silhouettes().sum(1))
+    if measure in ('pxap', 'agree'):
+        some = silhouettes()*(agreeing() if measure=='agree' else 1)
+        return draws()@(some@masks.mean((1, 2)))/(draws()@some.sum(1))
     return share_found(measure, (counting('box')>counting('small')).any(0), draws())
 
-# %% ../../nbs/beyond/cue_halves.ipynb #0404fe1f
+# %% ../../nbs/beyond/cue_halves.ipynb #433dad07
 ANGULAR,PAIRS = ('cosine', 'angle', 'avc', 'avh'),(('ivr', 'minmax'), ('max', 'minmax'), ('max', 'ivr'), ('pas', 'minmax'))
 BEST = {'best cam': ('cam',), 'best angular': ANGULAR, 'best norm': ('norm',)}
 
@@ -137,7 +147,7 @@ def quantities(
             q[f'{m} {a} - {b}'] = q[f'{m} {a}']-q[f'{m} {b}']
     return q,picks
 
-# %% ../../nbs/beyond/cue_halves.ipynb #e8ddaf57
+# %% ../../nbs/beyond/cue_halves.ipynb #84448514
 def outliers(
     which: str, # '0', '1' or '2'
     seed: int, # Of the split
@@ -153,7 +163,7 @@ def outliers(
             share,better = share/(v[:, -1]-v[:, 0]),gain(iou)
             q[f'gain and {name}{end}'] = np.append(spearman(share, better), bootstrap_spearman(share, better, N_BOOT, groups=of)[:, 0])
             def pxap(how, keep, end=end): return average_precision(*(draws()@c for c in np.where(halves()[2*seed][:, None]>0,
-                *(pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
+                *(binned_pixels(t, how, p, keep) for _,_,p,_ in picks[f'pxap cam {how}{end}']))))
             upper,lower = (gain(lambda how, keep=keep: pxap(how, keep)) for keep in (share>np.median(share), share<=np.median(share)))
             q |= {f'pxap gain, more {name}{end}': upper, f'pxap gain, fewer {name}{end}': lower, f'pxap gain by {name}{end}': upper-lower}
     return q

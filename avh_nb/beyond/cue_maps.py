@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'RANKS', 'STEP', 'CENTRE', 'THRESHOLDS', 'TAUS', 'lite_maps', 'shown_class', 'class_maps', 'curves', 'places',
-           'table', 'ends', 'ranked', 'silhouettes', 'pixels', 'fits']
+           'table', 'ends', 'ranked', 'silhouettes', 'binned_pixels', 'fits']
 
 # %% ../../nbs/beyond/cue_maps.ipynb #6c2368ba
 import numpy as np, torch
@@ -107,13 +107,13 @@ THRESHOLDS,TAUS = np.arange(1001)/1000,np.arange(1, 256)/255 # Of pixels, as PxA
 def ends(values, how, p):
     "The values (n,) of each map that become 0 and 1"
     def at(share): return values[:, round(share*RANKS)]
-    return dict(minmax=(at(p/2), at(1-p/2)), max=(0*at(0), at(1-p)), pas=(at(0), at(p)), ivr=(at(p), at(1)))[how]
+    return dict(minmax=(at(p/2), at(1-p/2)), max=(0*at(0), at(1-p).clip(0)), pas=(at(0), at(p)), ivr=(at(p), at(1)))[how]
 
 def ranked(t, how, p, thresholds):
     "How many pixels lie below each threshold (n, T), of a table under a normalisation; all of them where nothing is left of a map"
     (a,b),at = ends(t['values'], how, p),places()
     below = np.stack([np.interp(l+thresholds*(h-l), v, at) for l,h,v in zip(a, b, t['values'])])
-    below[b<=a] = at[-1]+1
+    below[t['values'][:, -1]<=a] = at[-1]+1
     below[:, thresholds==0] = 0
     return below
 
@@ -123,7 +123,7 @@ def silhouettes()->np.ndarray: # (160, 1280)
     of = cue_conflict().silhouette
     return (np.arange(of.max()+1)[:, None]==of).astype(np.float32)
 
-def pixels(
+def binned_pixels(
     t: dict, # A table
     how: str, p: float, # The normalisation
     keep=1, # (1280,) of 0 and 1: images that count

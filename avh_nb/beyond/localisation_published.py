@@ -22,7 +22,7 @@ def gain(
 )->str: # Points
     "By how much the first is published as better than the second"
     rows = {**{k.removeprefix('CAM, '): v for k,v in PUBLISHED.items()}, **EVALUATION}
-    return f'{rows[a][SETS.index(of)]-rows[b][SETS.index(of)]:+.2f}'
+    return f"{rows[a][SETS.index(of)]-rows[b][SETS.index(of)]:{'+.1f' if {a, b} & {*EVALUATION} else '+.2f'}}" # as many digits as published
 
 def published_table(
     beside: dict, # Name of a row to two cells: boxes at an IoU of .7, and PxAP, of cue conflict

@@ -119,12 +119,10 @@ STUDIES = {
 }
 TITLES = dict(toy='A picture in two dimensions', human='Human eyes', people='When the angle wins',
     predictors='Which score follows people best', imagenet='ImageNet', dynamics='Training dynamics', degradation='Degraded images',
-    ambiguity='Hard to see, or two things at once', gap='The gap',
-    selftrain='Self-training across domains', domaingen='Domain generalisation',
-    adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
-    energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart',
-    robust='Under attack', longtail='Long tails, tested', shortcuts='Shortcuts, tested',
-    localisation='Where networks see it, tested', bench='Benchmarks')
+    ambiguity='Hard to see, or two things at once', gap='The gap', selftrain='Self-training across domains',
+    domaingen='Domain generalisation', adversarial='An adversarial walk', visda='VisDA-17', margins='Margins, tested',
+    energy='Minimum hyperspherical energy, tested', decoupled='Angle and magnitude apart', robust='Under attack',
+    longtail='Long tails, tested', shortcuts='Shortcuts, tested', localisation='Where networks see it, tested', bench='Benchmarks')
 
 def page_of(
     name: str, # A name in the registry
