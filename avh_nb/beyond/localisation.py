@@ -187,12 +187,12 @@ def summary():
     every = [estimate(f'pxap best {k} - {CENTRE}').high for k in ('cam', 'angular', 'norm')]
     blind = 'every map has a lower PxAP than' if max(every)<0 else 'not every map has a lower PxAP than'
     votes,seeds = estimate('votes and auc cam shape', factor=1),len(by_seed('localisation', part='together'))
-    return (f"**Where every normalisation may choose its parameter, the PxAP of the CAM under IVR is "
-        f"{compared('pxap cam ivr - minmax', 'under min-max')}, and under max it is {compared('pxap cam max - ivr', 'under IVR')}; the "
-        f"share of boxes that IVR finds is {compared('box cam ivr - minmax', 'that of min-max')}. The best map of angles has a PxAP "
-        f"{compared('pxap best angular - best cam', 'the best CAM')}, and where shape and texture are those of one thing it "
-        f"is {compared('agree best angular - best cam', 'that of the CAM')}.**\n\nCompared with a Gaussian in the "
-        f"centre, which looks at no image, {blind} it (best CAM {estimate(f'pxap best cam - {CENTRE}'):+.1f}); without conflict the "
+    return (f"**The best map of angles has a PxAP {compared('pxap best angular - best cam', 'the best CAM')}; where shape and texture are "
+        f"those of one thing, it is {compared('agree best angular - best cam', 'that of the CAM')}.** Where every normalisation may choose "
+        f"its parameter, the PxAP of the CAM under IVR is {compared('pxap cam ivr - minmax', 'under min-max')}, and under max it is "
+        f"{compared('pxap cam max - ivr', 'under IVR')}; the share of boxes that IVR finds is "
+        f"{compared('box cam ivr - minmax', 'that of min-max')}.\n\nA Gaussian in the centre looks at no image, and {blind} the Gaussian "
+        f"(best CAM {estimate(f'pxap best cam - {CENTRE}'):+.1f}); without conflict the "
         f"best CAM has one {compared(f'agree best cam - {CENTRE}', 'that of the Gaussian')}. The length of the vectors "
         f"alone, which knows nothing of the class, has a PxAP {compared('pxap best norm - best cam', 'the CAM')}. "
         f"Where fewer people saw the shape, the map of its class {LIES[votes.verdict()]} the silhouette "
