@@ -1,5 +1,5 @@
 "What all tests share: one thread each, since they run side by side, no screen, and a count at the end."
-import importlib.util, os, tempfile
+import importlib.util, os, sys, tempfile
 from contextlib import contextmanager
 import matplotlib, pytest, torch
 
@@ -26,3 +26,8 @@ def pytest_terminal_summary(terminalreporter):
     for r in passed:
         for name,value in r.user_properties: terminalreporter.write_line(f'{name}: {value}')
     terminalreporter.write_line(f'{notebooks} notebooks and {len(passed)-notebooks} tests passed')
+
+@pytest.fixture(autouse=True)
+def no_figure_is_open():
+    "A test begins without the figures of those before it in its process"
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')

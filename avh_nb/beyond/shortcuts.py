@@ -93,7 +93,9 @@ def claims():
         'no faces here that are labelled by ethnicity', 'not tested here', '–')
     return [*networks_claims(), *solutions_claims(), *angles_claims(), *people_claims(), who, faces]
 
-def needs(runs): return ('cue_conflict',) if any(c['part'].startswith('people') for c,_ in runs) else ()
+def needs(runs):
+    "The images in conflict, where people are asked about"
+    return ('cue_conflict',) if any(c['part'].startswith('people') for c,_ in runs) else ()
 
 STUDY = Study('shortcuts', grid, run, needs, claims, then=(PEOPLE,))
 
