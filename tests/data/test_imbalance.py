@@ -1,8 +1,8 @@
 "Long-tailed draws: the published counts and indices, nested, a partition, in any order, and without a trace in the process."
-import hashlib, math, random, re, types
-from pathlib import Path
+import hashlib, math, random, re
 import numpy as np, pyarrow.parquet as pq, pytest, torch
 from hypothesis import given, settings, strategies as st
+from mutants import mutant
 from avh_nb.data import imbalance as page
 from avh_nb.data.images import Images
 from avh_nb.data.imbalance import by_shot, class_counts, class_sizes, drawn, drawn_index, long_tailed, recalls, shot_groups
@@ -296,18 +296,9 @@ MUTANTS = {
 
 def test_the_original_holds(): whole(page)
 
-def mutant(name):
-    "The module with one mistake"
-    old,new = MUTANTS[name]
-    source = Path(page.__file__).read_text(encoding='utf-8')
-    assert source.count(old)==1, 'the mutant has nothing to change'
-    module = types.ModuleType('avh_nb.data.mutant'); module.__package__ = 'avh_nb.data'
-    exec(compile(source.replace(old, new), 'mutant', 'exec'), module.__dict__)
-    return module
-
 @pytest.mark.parametrize('name', MUTANTS)
 def test_mutants_are_caught(name):
-    module = mutant(name)
+    module = mutant(page, *MUTANTS[name])
     with pytest.raises((AssertionError, ValueError)): whole(module)
 
 def cut_off(class_sizes): assert class_sizes(5000, 10, 100)==CIFAR10[100][0]
@@ -323,6 +314,6 @@ TOLD_BY = {
 
 @pytest.mark.parametrize('name', TOLD_BY)
 def test_each_check_tells_its_mistake(name):
-    module = mutant(name)
+    module = mutant(page, *MUTANTS[name])
     TOLD_BY[name](page)
     with pytest.raises(AssertionError): TOLD_BY[name](module)
