@@ -127,6 +127,7 @@ class CueImages:
     def __post_init__(self):
         if self.levels.shape!=(len(self.x), len(self.cues)):
             raise ValueError(f"levels: expected shape {(len(self.x), len(self.cues))}, got {tuple(self.levels.shape)}")
+        if self.levels.numel() and self.levels.min()<0: raise ValueError(f'levels: expected from 0, got {self.levels.min()}')
         if self.classes is None: self.classes = tuple(str(l) for l in range(int(self.levels.max())+1))
     def __len__(self): return len(self.x)
     def __repr__(self): return f"{self.name}: {len(self)} images of shape {tuple(self.x.shape[1:])}, cues {', '.join(self.cues)}"
@@ -138,8 +139,6 @@ class CueImages:
         "The images as `Images`, labelled by one cue"
         if cue not in self.cues: raise ValueError(f"cue: expected one of {', '.join(self.cues)}, got {cue!r}")
         return Images(self.x, self.levels[:, self.cues.index(cue)], self.classes, f'{self.name}, by {cue}')
-
-
 
 # %% ../../nbs/data/cues.ipynb #17b71853
 @lru_cache(2)
@@ -164,5 +163,7 @@ def sprite_cues(
     levels = _levels_of_all(cues, n_levels, bins)
     index = diagonal(levels, n, seed) if which=='diagonal' else off_diagonal(levels, n, seed, None if by is None else cues.index(by))
     latents = torch.from_numpy(np.stack(np.unravel_index(index.numpy(), tuple(N_VALUES.values())), 1)) # those of all_latents there
-    how = f'{which} sprites, {shapes}' + (', published bins' if bins=='published' else '') + f' (seed {seed})'
+    unusual = {f'{bins} bins': bins!='equal', f"by {' and '.join(cues)}": cues!=CUES, f'{n_levels} levels': n_levels!=3,
+        f'balanced by {by}': by is not None, f'{size} px': size!=64}
+    how = ', '.join([f'{which} sprites, {shapes}', *(k for k,v in unusual.items() if v)]) + f' (seed {seed})'
     return CueImages(draw_sprites(latents, shapes, size), levels[index].long(), cues, how, tuple(map(str, range(n_levels))))

@@ -330,3 +330,8 @@ def test_mutants_are_caught(name):
     old,new,check = MUTANTS[name]
     wrong = mutant(page, old, new)
     with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)): check(wrong)
+
+def test_sets_that_differ_have_names_that_differ():
+    sets = [{}, dict(bins='published'), dict(cues=('shape', 'scale')), dict(size=32), dict(n_levels=2), dict(by='shape'),
+        dict(seed=1), dict(shapes='published')]
+    assert len({sprite_cues('off-diagonal', 12, **of).name for of in sets})==len(sets)
