@@ -32,10 +32,10 @@ def pixels_auc(
 def seen(
     which: str, # '0', '1' or '2'
 )->dict: # Name to (1001,)
-    "Do maps of the class of the shape, and of that of the texture, lie less within the silhouette where fewer people saw the shape?"
+    "Do maps of the class of the shape, and of that of the texture, lie less within the silhouette where fewer people saw the shape, or more the texture?"
     cue,q = cue_conflict(),{}
     y = cue.images.y.numpy()
-    conflict,people,s = cue.texture!=y,cue.votes.hsf(y),silhouettes()
+    conflict,people,textured,s = cue.texture!=y,cue.votes.hsf(y),cue.votes.hsf(cue.texture),silhouettes()
     tens,of = np.rint(10*people),cue.silhouette[conflict]
     def mean(v, some=conflict): return draws()@(s@(v*some))/np.maximum(1e-9, draws()@(s@(some+0*v)))
     def inner(a): # ranks among the images in conflict, beside the mean of those of one silhouette
@@ -46,8 +46,9 @@ def seen(
         q[f'auc {kind}, no conflict'] = mean(auc['shape'], ~conflict)
         for name,v in auc.items():
             q[f'auc {kind} {name}'],a,b = mean(v),inner(v),inner(people)
-            rho = bootstrap_spearman(v[conflict], people[conflict], N_BOOT, groups=of)[:, 0]
-            q[f'votes and auc {kind} {name}'] = np.append(spearman(v[conflict], people[conflict]), rho)
+            for what,share in {'votes': people, 'texture votes': textured}.items():
+                rho = bootstrap_spearman(v[conflict], share[conflict], N_BOOT, groups=of)[:, 0]
+                q[f'{what} and auc {kind} {name}'] = np.append(spearman(v[conflict], share[conflict]), rho)
             if kind!=CENTRE: q[f'votes and auc {kind} {name} within'] = mean(a*b)/np.sqrt(mean(a*a)*mean(b*b))
             for low,high in SEEN: q[f'auc {kind} {name}, {low} to {high} of 10'] = mean(v, conflict & (tens>=low) & (tens<=high))
         for more in (' shape', ', no conflict'): q[f'auc {kind} - cam{more}'] = q[f'auc {kind}{more}']-q[f'auc cam{more}']

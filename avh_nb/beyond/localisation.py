@@ -147,7 +147,6 @@ def angular_claims()->list: # Of claims
             '+.1f', over('best norm', 'best cam'), lambda i: i.below()),
         tested('PxAP of an angular map differs less between normalisations than that of the CAM, with p by default '
             '(difference of the ranges, points)', 'not given', '+.1f',
-            
             of(ANGULAR, lambda k: f'pxap {k} - cam spread published'), lambda i: i.below()),
         tested('... and with p chosen', 'not given', '+.1f', of(ANGULAR, lambda k: f'pxap {k} - cam spread'), lambda i: i.below()),
         tested('where fewer people saw the shape, the map of its class lies less within the silhouette (Spearman)', 'not given', '+.2f',
@@ -156,6 +155,8 @@ def angular_claims()->list: # Of claims
             of(('cam', 'avh'), lambda k: votes(k, 'shape within'), factor=1)),
         tested('... and so does the map of the class of the texture', 'not given', '+.2f',
             of(('cam', 'avh'), lambda k: votes(k, 'texture'), factor=1)),
+        tested('where more people saw the texture, the map of the class of the shape lies less within the silhouette (Spearman)', 'not given',
+            '+.2f', of(('cam', 'avh'), lambda k: f'texture {votes(k, "shape")}', factor=1), lambda i: i.below()),
         tested('the CAM of the class of the shape lies more within the silhouette than that of the class of the texture (AUC)', 'not given',
             '+.3f', lambda: estimate('auc cam shape - texture', factor=1)),
         tested('the places over which features are pooled change who is hard (agreement with features from everywhere, over ceiling)',
