@@ -32,7 +32,7 @@ def pixels_auc(
 def seen(
     which: str, # '0', '1' or '2'
 )->dict: # Name to (1001,)
-    "Do maps of the class of the shape, and of that of the texture, lie less within the silhouette where fewer people saw the shape, or more the texture?"
+    "Do maps of the classes of shape and texture lie less within the silhouette where fewer people saw the shape, or more the texture?"
     cue,q = cue_conflict(),{}
     y = cue.images.y.numpy()
     conflict,people,textured,s = cue.texture!=y,cue.votes.hsf(y),cue.votes.hsf(cue.texture),silhouettes()
